@@ -1,0 +1,268 @@
+"""Admits runs, owns their actors, and answers what is asked about them."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from executord.core import admission
+from executord.core.admission import Capacity, Ledger, Waiting
+from executord.core.lifecycle import accept
+from executord.core.messages import Resumed, SlotReserved, StopAsked
+from executord.core.refusals import Refusal, RefusedError
+from executord.core.run import Run, StopOrder, Transition, UsageSummary
+from executord.core.states import State
+from executord.ports import (
+    DiskFullError,
+    FileChange,
+    JournalError,
+    Progress,
+    RunPage,
+    UsageSample,
+)
+from executord.runs.actor import RunActor
+from executord.runs.context import Tools
+from executord.runs.drafts import AssignmentDraft, Submitted
+from executord.runs.feed import Feed
+from executord.runs.intake import assignment_of, fingerprint
+from executord.runs.observer import Observer
+
+log = structlog.get_logger(__name__)
+
+_RETRY_AFTER_SECONDS = 5
+
+
+@dataclass(slots=True)
+class _Live:
+    actor: RunActor
+    task: asyncio.Task[None]
+    accepted_monotonic: float
+
+
+class RunManager:
+    """One a daemon. `ledger` knows the host's capacity; `key` is the node's own, for fingerprints.
+
+    `failed` gets the JournalError after which the daemon has to stop.
+    """
+
+    def __init__(
+        self, *, tools: Tools, ledger: Ledger, key: bytes, observer: Observer, feed: Feed
+    ) -> None:
+        self.failed: asyncio.Future[JournalError] = asyncio.get_running_loop().create_future()
+        self._tools = tools
+        self._rules = tools.rules
+        self._ledger = ledger
+        self._key = key
+        self._observer = observer
+        self._feed = feed
+        self._live: dict[str, _Live] = {}
+        self._queue: dict[str, Waiting] = {}
+        self._leaving = False
+
+    # -- life of the manager -------------------------------------------------------------------
+
+    async def take_up(self, runs: Sequence[Run]) -> None:
+        """Runs of an earlier daemon, in order of acceptance; those that hold a slot keep it."""
+        for run in runs:
+            if run.state is not State.QUEUED:
+                self._reserve(run)
+        for run in runs:
+            actor = self._begin(run)
+            if run.state is State.QUEUED:
+                self._enqueue(run)
+            else:
+                actor.post(Resumed(at=self._tools.clock.now()))
+        self._admit()
+
+    async def leave(self) -> None:
+        """The daemon leaves; runs go on without it."""
+        self._leaving = True
+        tasks = [live.task for live in self._live.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # -- requests --------------------------------------------------------------------------------
+
+    async def submit(
+        self, draft: AssignmentDraft, secrets: Mapping[str, str], owner_uid: int
+    ) -> Submitted:
+        """Durable when it returns. The same id with the same content gives the run that is here."""
+        mark = fingerprint(draft, secrets, self._key)
+        known = await self._tools.journal.run(draft.id) if draft.id else None
+        if known is None:
+            self._refuse_if_unable(draft)
+        assignment = assignment_of(
+            draft, self._rules, secret_names=tuple(sorted(secrets)), owner_uid=owner_uid
+        )
+        if known is None:
+            admission.check(self._ledger.tiers, self._ledger.host, assignment.tier)
+            await self._tools.secrets.put(assignment.id, secrets)
+        begin = accept(assignment, at=self._tools.clock.now())
+        try:
+            accepted = await self._tools.journal.accept(begin.run, begin.transitions[0], mark)
+        except DiskFullError as error:
+            raise RefusedError(
+                Refusal.DISK_FULL,
+                "The node's disk is full: the run cannot be recorded, so it is not accepted.",
+                retry_after_seconds=_RETRY_AFTER_SECONDS,
+            ) from error
+        if accepted.outcome == "conflict":
+            raise RefusedError(
+                Refusal.ID_CONFLICT,
+                f"A run {draft.id} exists already and was submitted with other content.",
+                pointer="/id",
+            )
+        if accepted.outcome == "same":
+            return Submitted(run=self._current(accepted.run), created=False)
+        self._changed(accepted.run, accepted.transitions)
+        self._begin(accepted.run)
+        self._enqueue(accepted.run)
+        self._admit()
+        return Submitted(run=accepted.run, created=True)
+
+    async def stop(self, run_id: str, order: StopOrder) -> Run:
+        """Durable when it returns; asking twice is asking once."""
+        run = await self.run(run_id)
+        if run.is_over:
+            raise RefusedError(Refusal.RUN_OVER, f"Run {run_id} has ended already: {run.state}.")
+        live = self._live[run_id]
+        try:
+            stopped = await asyncio.shield(
+                live.actor.post(StopAsked(at=self._tools.clock.now(), order=order))
+            )
+        except asyncio.CancelledError:
+            if not self._leaving:
+                raise
+            raise RefusedError(
+                Refusal.SHUTTING_DOWN, "The daemon is leaving; ask again when it is back."
+            ) from None
+        self._queue.pop(run_id, None)
+        return stopped
+
+    # -- answers ---------------------------------------------------------------------------------
+
+    async def run(self, run_id: str) -> Run:
+        live = self._live.get(run_id)
+        if live is not None:
+            return live.actor.run
+        run = await self._tools.journal.run(run_id)
+        if run is None:
+            raise RefusedError(Refusal.UNKNOWN_RUN, f"There is no run {run_id} on this node.")
+        return run
+
+    async def runs(
+        self, *, state: str | None, project: str | None, limit: int, cursor: str | None
+    ) -> RunPage:
+        return await self._tools.journal.runs(
+            state=state, project=project, limit=limit, cursor=cursor
+        )
+
+    async def owner_of(self, run_id: str) -> int | None:
+        return (await self.run(run_id)).assignment.owner_uid
+
+    async def transitions_of(self, run_id: str) -> Sequence[Transition]:
+        return await self._tools.journal.transitions_of(run_id)
+
+    async def transitions_after(self, seq: int, limit: int) -> Sequence[Transition]:
+        return await self._tools.journal.transitions_after(seq, limit)
+
+    async def wait_for_events(self, after_seq: int, timeout_seconds: float) -> None:
+        await self._feed.wait(after_seq, timeout_seconds)
+
+    def progress_of(self, run_id: str) -> Mapping[str, Progress]:
+        live = self._live.get(run_id)
+        return dict(live.actor.progress) if live else {}
+
+    async def usage_of(self, run_id: str) -> UsageSummary | None:
+        return (await self.run(run_id)).usage
+
+    async def usage_samples(self, run_id: str, since: float) -> Sequence[UsageSample]:
+        if run_id in self._live:
+            return self._tools.meters.samples(run_id, since)
+        return await self._observer.kept_samples(run_id, since)
+
+    async def changes_of(self, run_id: str) -> Sequence[FileChange]:
+        return await self._tools.files.changes(await self.run(run_id))
+
+    def queue_position(self, run_id: str) -> int | None:
+        """0 is next; None when it does not wait."""
+        return list(self._queue).index(run_id) if run_id in self._queue else None
+
+    @property
+    def ledger(self) -> Ledger:
+        return self._ledger
+
+    @property
+    def queued(self) -> int:
+        return len(self._queue)
+
+    def live_runs(self) -> Sequence[Run]:
+        return [live.actor.run for live in self._live.values()]
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    def _refuse_if_unable(self, draft: AssignmentDraft) -> None:
+        if self._leaving or self.failed.done():
+            raise RefusedError(Refusal.SHUTTING_DOWN, "The daemon is leaving.")
+        if draft.id in self._live:
+            return
+        if len(self._queue) >= self._rules.max_queue:
+            raise RefusedError(
+                Refusal.QUEUE_FULL,
+                f"{len(self._queue)} runs wait already (`runs.max_queue` = "
+                f"{self._rules.max_queue}).",
+                retry_after_seconds=_RETRY_AFTER_SECONDS,
+            )
+
+    def _begin(self, run: Run) -> RunActor:
+        actor = RunActor(run, tools=self._tools, on_change=self._changed)
+        task = asyncio.create_task(actor.live(), name=f"run:{run.id}")
+        self._live[run.id] = _Live(actor, task, self._tools.clock.monotonic())
+        task.add_done_callback(lambda done: self._gone(run.id, done))
+        return actor
+
+    def _gone(self, run_id: str, task: "asyncio.Task[None]") -> None:
+        if task.cancelled():
+            return
+        error = task.exception()
+        if isinstance(error, JournalError):
+            if not self.failed.done():
+                self.failed.set_result(error)
+            return
+        if error is not None:
+            log.error("run.actor_crashed", run_id=run_id, exc_info=error)
+            return
+        self._observer.ended(self._live.pop(run_id).actor.run)
+        self._ledger = admission.release(self._ledger, run_id)
+        self._admit()
+
+    def _admit(self) -> None:
+        """Gives free slots to those whose turn it is; in memory at once, durable right after."""
+        if self._leaving:
+            return
+        for run_id in admission.next_admissible(self._queue.values(), self._ledger):
+            del self._queue[run_id]
+            live = self._live[run_id]
+            self._reserve(live.actor.run)
+            waited = self._tools.clock.monotonic() - live.accepted_monotonic
+            live.actor.post(SlotReserved(at=self._tools.clock.now(), waited_seconds=waited))
+
+    def _enqueue(self, run: Run) -> None:
+        self._queue[run.id] = Waiting(run_id=run.id, tier=run.assignment.tier)
+
+    def _reserve(self, run: Run) -> None:
+        """A run of an earlier daemon keeps its slot, also where its tier is no longer offered."""
+        tier = run.assignment.tier
+        gone = None if tier in self._ledger.tiers else Capacity(cpus=0, memory_bytes=0)
+        self._ledger = admission.reserve(self._ledger, run.id, tier, holds=gone)
+
+    def _current(self, run: Run) -> Run:
+        live = self._live.get(run.id)
+        return live.actor.run if live else run
+
+    def _changed(self, run: Run, transitions: Sequence[Transition]) -> None:
+        if transitions:
+            self._observer.changed(run, transitions)
+            self._feed.grew_to(transitions[-1].seq)
