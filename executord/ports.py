@@ -4,7 +4,14 @@ Every method may raise FaultError, and nothing else on purpose: foreign exceptio
 where they enter. Paths are absolute. Times are Unix seconds; sizes are bytes.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Mapping,
+    Sequence,
+)
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -153,15 +160,17 @@ class Engine(Protocol):
 
     # images
     async def inspect_image(self, reference: str) -> ImageFacts | None: ...
-    def pull_image(self, reference: str) -> AsyncIterator[Progress]:
-        """Ends when the image is here; FaultError IMAGE_NOT_FOUND, IMAGE_DENIED, …"""
+    def pull_image(self, reference: str) -> AsyncGenerator[Progress, None]:
+        """Ends when the image is here; FaultError IMAGE_NOT_FOUND, IMAGE_DENIED, …
+        Closing it early ends the transfer; so do the other two.
+        """
         ...
 
-    def build_image(self, spec: BuildSpec) -> AsyncIterator[BuildStep]:
+    def build_image(self, spec: BuildSpec) -> AsyncGenerator[BuildStep, None]:
         """Ends when the image is here under its tag; FaultError BUILD_FAILED or the engine's."""
         ...
 
-    def push_image(self, reference: str) -> AsyncIterator[Progress]: ...
+    def push_image(self, reference: str) -> AsyncGenerator[Progress, None]: ...
     async def tag_image(self, image: str, reference: str) -> None: ...
     async def remove_image(self, reference: str) -> None: ...
     async def list_images(self) -> Sequence[ImageFacts]: ...

@@ -23,10 +23,13 @@ from executord.ports import (
 )
 from executord.runs.actor import RunActor
 from executord.runs.context import Tools
+from executord.runs.describe import NodeFacts, node_state
 from executord.runs.drafts import AssignmentDraft, Submitted
 from executord.runs.feed import Feed
 from executord.runs.intake import assignment_of, fingerprint
+from executord.runs.node import NodeState
 from executord.runs.observer import Observer
+from executord.runs.turns import Turns
 
 log = structlog.get_logger(__name__)
 
@@ -37,7 +40,6 @@ _RETRY_AFTER_SECONDS = 5
 class _Live:
     actor: RunActor
     task: asyncio.Task[None]
-    accepted_monotonic: float
 
 
 class RunManager:
@@ -47,10 +49,18 @@ class RunManager:
     """
 
     def __init__(
-        self, *, tools: Tools, ledger: Ledger, key: bytes, observer: Observer, feed: Feed
+        self,
+        *,
+        tools: Tools,
+        facts: NodeFacts,
+        ledger: Ledger,
+        key: bytes,
+        observer: Observer,
+        feed: Feed,
     ) -> None:
         self.failed: asyncio.Future[JournalError] = asyncio.get_running_loop().create_future()
         self._tools = tools
+        self._facts = facts
         self._rules = tools.rules
         self._ledger = ledger
         self._key = key
@@ -58,6 +68,7 @@ class RunManager:
         self._feed = feed
         self._live: dict[str, _Live] = {}
         self._queue: dict[str, Waiting] = {}
+        self._turns = Turns()
         self._leaving = False
 
     # -- life of the manager -------------------------------------------------------------------
@@ -89,6 +100,14 @@ class RunManager:
         self, draft: AssignmentDraft, secrets: Mapping[str, str], owner_uid: int
     ) -> Submitted:
         """Durable when it returns. The same id with the same content gives the run that is here."""
+        if not draft.id:
+            return await self._submit(draft, secrets, owner_uid)
+        async with self._turns.of(draft.id):
+            return await self._submit(draft, secrets, owner_uid)
+
+    async def _submit(
+        self, draft: AssignmentDraft, secrets: Mapping[str, str], owner_uid: int
+    ) -> Submitted:
         mark = fingerprint(draft, secrets, self._key)
         known = await self._tools.journal.run(draft.id) if draft.id else None
         if known is None:
@@ -190,22 +209,38 @@ class RunManager:
         """0 is next; None when it does not wait."""
         return list(self._queue).index(run_id) if run_id in self._queue else None
 
-    @property
-    def ledger(self) -> Ledger:
-        return self._ledger
+    def node(self) -> NodeState:
+        return node_state(
+            self._facts,
+            self._rules,
+            self._ledger,
+            self._queue.values(),
+            why_not=self._why_not_accepting(),
+        )
 
-    @property
-    def queued(self) -> int:
-        return len(self._queue)
+    def ready(self) -> tuple[bool, str]:
+        why_not = self._why_not_accepting()
+        return not why_not, why_not
+
+    def is_live(self, run_id: str) -> bool:
+        return run_id in self._live
 
     def live_runs(self) -> Sequence[Run]:
         return [live.actor.run for live in self._live.values()]
 
     # -- inside ----------------------------------------------------------------------------------
 
+    def _why_not_accepting(self) -> str:
+        if self.failed.done():
+            return "The journal cannot be written; the daemon is about to stop."
+        if self._leaving:
+            return "The daemon is leaving; ask again when it is back."
+        return ""
+
     def _refuse_if_unable(self, draft: AssignmentDraft) -> None:
-        if self._leaving or self.failed.done():
-            raise RefusedError(Refusal.SHUTTING_DOWN, "The daemon is leaving.")
+        why_not = self._why_not_accepting()
+        if why_not:
+            raise RefusedError(Refusal.SHUTTING_DOWN, why_not)
         if draft.id in self._live:
             return
         if len(self._queue) >= self._rules.max_queue:
@@ -219,7 +254,7 @@ class RunManager:
     def _begin(self, run: Run) -> RunActor:
         actor = RunActor(run, tools=self._tools, on_change=self._changed)
         task = asyncio.create_task(actor.live(), name=f"run:{run.id}")
-        self._live[run.id] = _Live(actor, task, self._tools.clock.monotonic())
+        self._live[run.id] = _Live(actor, task)
         task.add_done_callback(lambda done: self._gone(run.id, done))
         return actor
 
@@ -246,8 +281,9 @@ class RunManager:
             del self._queue[run_id]
             live = self._live[run_id]
             self._reserve(live.actor.run)
-            waited = self._tools.clock.monotonic() - live.accepted_monotonic
-            live.actor.post(SlotReserved(at=self._tools.clock.now(), waited_seconds=waited))
+            now = self._tools.clock.now()
+            waited = max(0.0, now - live.actor.run.accepted_at)
+            live.actor.post(SlotReserved(at=now, waited_seconds=waited))
 
     def _enqueue(self, run: Run) -> None:
         self._queue[run.id] = Waiting(run_id=run.id, tier=run.assignment.tier)

@@ -28,6 +28,9 @@ state_dir = "{root}/state"
 [api]
 socket = "{root}/s/d.sock"
 
+[engine]
+url = "{engine}"
+
 [store]
 url = "file://{root}/store"
 
@@ -86,9 +89,14 @@ class Daemon:
         self.log = self.root / "daemon.log"
         (self.root / "data").mkdir()
         (self.root / "store").mkdir()
-        self.config.write_text(CONFIG.format(root=self.root, image=IMAGE, extra=extra))
+        self.config.write_text(self._text(extra))
         self.process: subprocess.Popen[bytes] | None = None
         self._environment = {**os.environ, "EXECUTORD_LOG": "json", **(environment or {})}
+
+    def _text(self, extra: str) -> str:
+        return CONFIG.format(
+            root=self.root, image=IMAGE, engine=f"unix://{engine().socket_path}", extra=extra
+        )
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -103,7 +111,7 @@ class Daemon:
         deadline = time.monotonic() + within_seconds
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
-                raise AssertionError(f"the daemon ended with {self.process.returncode}: {self.tail()}")
+                raise AssertionError(f"ended with {self.process.returncode}: {self.tail()}")
             with contextlib.suppress(OSError, http.client.HTTPException):
                 if self.get("/readyz").status == 200:
                     return self

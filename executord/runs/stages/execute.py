@@ -7,7 +7,7 @@ when it is asked; while the engine does not answer, nothing is concluded at all.
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from executord.core.messages import (
     ContainerCreated,
@@ -27,6 +27,8 @@ _COMMAND_FAULTS = {
     Reason.COMMAND_NOT_EXECUTABLE: 126,
     Reason.IMAGE_UNUSABLE: None,
 }
+_LOOKS_FOR_A_START = 10
+_START_LOOK_SECONDS = 0.2
 _ENDED = ("exited", "dead", "removing")
 
 
@@ -50,6 +52,8 @@ async def execute(context: RunContext, tools: Tools) -> ContainerEnded:
         if context.ending.is_set():
             return await _ended(context, tools, _End(None, never_started=True), started_in=0.0)
         facts = await _create(context, tools, name)
+    elif facts.state == "created":
+        facts = await _settled(tools, facts)
     if facts.state == "created":
         end, started_in = await _start_and_watch(context, tools, facts, began)
     else:
@@ -57,10 +61,19 @@ async def execute(context: RunContext, tools: Tools) -> ContainerEnded:
     return await _ended(context, tools, end, started_in=started_in)
 
 
+async def _settled(tools: Tools, facts: ContainerFacts) -> ContainerFacts:
+    """An earlier daemon may have asked for the start a moment before it died."""
+    if await _has_started(tools, facts.id):
+        latest = await until_engine_answers(lambda: tools.engine.inspect_container(facts.id))
+        return latest or facts
+    return facts
+
+
 async def _create(context: RunContext, tools: Tools, name: str) -> ContainerFacts:
-    """A create whose reply was lost has still made the container: its name tells."""
+    """A create whose reply was lost is asked for again: the engine's part finds it by its name."""
     run = context.run()
-    container_id = await tools.engine.create_container(await container_spec(run, tools))
+    spec = await container_spec(run, tools)
+    container_id = await until_engine_answers(lambda: tools.engine.create_container(spec))
     container = Container(id=container_id, boot_id=tools.rules.boot_id)
     await context.report(
         ContainerCreated(at=tools.clock.now(), attempt=run.attempt, container=container)
@@ -77,21 +90,26 @@ async def _start_and_watch(
         try:
             await tools.engine.start_container(facts.id)
         except FaultError as error:
-            verdict = await _after_failed_start(tools, facts.id, error)
-            if verdict is not None:
-                return verdict, 0.0
+            if error.fault.reason in _COMMAND_FAULTS:
+                return _End(None, start_fault=error.fault), 0.0
+            if not await _has_started(tools, facts.id):
+                raise
         started_in = tools.clock.monotonic() - began
         return await _watch(context, tools, facts.id, ended), started_in
 
 
-async def _after_failed_start(tools: Tools, container: str, error: FaultError) -> _End | None:
-    """None when it has started all the same: only the reply was lost."""
-    if error.fault.reason in _COMMAND_FAULTS:
-        return _End(None, start_fault=error.fault)
-    facts = await until_engine_answers(lambda: tools.engine.inspect_container(container))
-    if facts is None or facts.started_at is None:
-        raise error
-    return None
+async def _has_started(tools: Tools, container: str) -> bool:
+    """Whether a start whose reply was lost has had its effect.
+
+    It is waited for, and never asked for again: a second start of a container that has ended
+    meanwhile would execute it twice.
+    """
+    for _ in range(_LOOKS_FOR_A_START):
+        facts = await until_engine_answers(lambda: tools.engine.inspect_container(container))
+        if facts is None or facts.started_at is not None:
+            return True
+        await asyncio.sleep(_START_LOOK_SECONDS)
+    return False
 
 
 async def _adopt(context: RunContext, tools: Tools, facts: ContainerFacts) -> _End:
@@ -193,31 +211,28 @@ async def _ended(
 
 
 def _evidence(run: Run, tools: Tools, end: _End, usage: UsageSummary | None) -> Evidence:
-    facts = end.facts
-    killed_by_us = run.stop is not None or run.time_limit_reached
-    limit = tools.rules.tiers[run.assignment.tier].memory_bytes
-    common = {
-        "killed_by_us": killed_by_us,
-        "memory_limit_bytes": limit,
-        "host_restarted": bool(run.container) and _boot_of(run, tools) != tools.rules.boot_id,
-        "oom_kills": usage.oom_kills if usage else None,
-        "memory_peak_bytes": usage.memory_peak_bytes if usage else None,
-    }
+    seen = Evidence(
+        killed_by_us=run.stop is not None or run.time_limit_reached,
+        memory_limit_bytes=tools.rules.tiers[run.assignment.tier].memory_bytes,
+        host_restarted=bool(run.container) and _boot_of(run, tools) != tools.rules.boot_id,
+        oom_kills=usage.oom_kills if usage else None,
+        memory_peak_bytes=usage.memory_peak_bytes if usage else None,
+    )
     if end.start_fault is not None:
-        return Evidence(
-            **common,
+        return replace(
+            seen,
             exit_code=_COMMAND_FAULTS.get(end.start_fault.reason),
             start_fault=end.start_fault.reason,
             start_error=end.start_fault.detail,
         )
-    if facts is None:
-        return Evidence(**common, container_missing=not end.never_started)
-    return Evidence(
-        **common,
-        exit_code=facts.exit_code,
-        oom_killed=facts.oom_killed,
-        started_at=facts.started_at,
-        finished_at=facts.finished_at,
+    if end.facts is None:
+        return replace(seen, container_missing=not end.never_started)
+    return replace(
+        seen,
+        exit_code=end.facts.exit_code,
+        oom_killed=end.facts.oom_killed,
+        started_at=end.facts.started_at,
+        finished_at=end.facts.finished_at,
     )
 
 

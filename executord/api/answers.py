@@ -1,0 +1,408 @@
+"""What the socket answers. Times are RFC 3339 in UTC with microseconds; units stand in the names.
+
+The types are what OpenAPI is made from; `executord.api.shown` fills them.
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from executord.core.cloudevents import CloudEvent
+from executord.core.reasons import Reason, Side
+from executord.core.run import (
+    ChangeKind,
+    KeepOn,
+    PullPolicy,
+    Results,
+    Stage,
+    UsageSummary,
+)
+from executord.core.states import State
+from executord.ports import EngineFacts, Stream
+from executord.runs.node import TierState
+
+Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
+Scalar = str | int | float | bool | None
+Base64 = Annotated[str, Meta(extra_json_schema={"contentEncoding": "base64"})]
+
+
+class Answer(msgspec.Struct, kw_only=True):
+    """One JSON object of an answer."""
+
+
+# -- runs ------------------------------------------------------------------------------------------
+
+
+class FilesAnswer(Answer):
+    revision: str
+
+
+class EnvironmentAnswer(Answer):
+    image: str
+    dockerfile: str
+    build_args: dict[str, str]
+    pull: PullPolicy
+
+
+class MountAnswer(Answer):
+    source: str
+    target: str
+    read_only: bool
+
+
+class LimitsAnswer(Answer):
+    run_seconds: float | None
+
+
+class ResultsAnswer(Answer):
+    keep_on: list[KeepOn]
+
+
+class AssignmentAnswer(Answer):
+    """What was asked for, with the node's defaults filled in. Of secrets it has the names alone."""
+
+    id: str
+    project: str
+    number: int
+    started_by: str
+    tier: str
+    files: FilesAnswer | None
+    environment: EnvironmentAnswer
+    command: list[str]
+    env: dict[str, str]
+    secret_names: list[str]
+    mounts: list[MountAnswer]
+    limits: LimitsAnswer
+    results: ResultsAnswer
+    labels: dict[str, str]
+
+
+class ExplanationAnswer(Answer):
+    """Why a run ended, for a person."""
+
+    reason: Reason
+    side: Side
+    sentence: str
+    detail: str
+    advice: str
+
+
+class CostAnswer(Answer):
+    stage: Stage
+    seconds: float
+    files_from_cache: int
+    bytes_from_cache: int
+    files_fetched: int
+    bytes_fetched: int
+    files_sent: int
+    bytes_sent: int
+    way: str
+
+
+class ProgressAnswer(Answer):
+    """How far a stage has come. Totals are 0 while unknown."""
+
+    what: str
+    files_done: int
+    files_total: int
+    bytes_done: int
+    bytes_total: int
+    step: int
+    steps: int
+    detail: str
+
+
+class TransitionAnswer(Answer):
+    """`from` is null in a run's first transition."""
+
+    seq: int
+    number: int
+    time: Time
+    from_state: State | None = msgspec.field(name="from")
+    to_state: State = msgspec.field(name="to")
+    reason: Reason | None
+    detail: str
+    costs: list[CostAnswer]
+
+
+class ResultAnswer(Answer):
+    """What a run left behind; `diagnostics` is the content of its `dominostats.json`."""
+
+    revision: str | None
+    head: Literal["moved", "conflict", "unchanged", "not_kept"]
+    added: int
+    changed: int
+    deleted: int
+    bytes_sent: int
+    skipped: list[str]
+    diagnostics: msgspec.Raw | None
+
+
+class StopAnswer(Answer):
+    results: Results
+    grace_seconds: float
+    reason: str
+    by: str
+
+
+class ImageAnswer(Answer):
+    id: str
+    reference: str
+    key: str
+
+
+class RunAnswer(Answer):
+    """A run. `timeline` is given for a single run only."""
+
+    id: str
+    project: str
+    number: int
+    started_by: str
+    owner_uid: int
+    tier: str
+    state: State
+    state_since: Time
+    accepted_at: Time
+    ended_at: Time | None
+    attempt: int
+    assignment: AssignmentAnswer
+    reason: Reason | None
+    explanation: ExplanationAnswer | None
+    evidence: Annotated[
+        dict[str, Scalar] | None,
+        Meta(description="What the end was decided on: exit code, signal, OOM counters, messages."),
+    ]
+    exit_code: int | None
+    stop: StopAnswer | None
+    result: ResultAnswer | None
+    costs: list[CostAnswer]
+    usage: UsageSummary | None
+    progress: dict[str, ProgressAnswer]
+    queue_position: Annotated[int | None, Meta(description="0 is next.")]
+    image: ImageAnswer | None
+    labels: dict[str, str]
+    timeline: list[TransitionAnswer] | UnsetType = UNSET
+
+
+class RunsAnswer(Answer):
+    """Newest first. A page may be short; only without `next_cursor` it is the last one."""
+
+    runs: list[RunAnswer]
+    next_cursor: str | None
+
+
+class LogRecord(Answer):
+    """A piece of output: `data` where it is UTF-8, else `data_base64`; always exactly one of both.
+
+    `offset` counts the run's output bytes before it. In a gap `data` is empty, and `lost_bytes`
+    says how much is missing (0: nobody knows).
+    """
+
+    offset: int
+    stream: Stream
+    time: Time | UnsetType = UNSET
+    data: str | UnsetType = UNSET
+    data_base64: Base64 | UnsetType = UNSET
+    lost_bytes: int = 0
+
+
+class LogsAnswer(Answer):
+    """Go on with `since=next_offset`; `more` says that there is more already."""
+
+    records: list[LogRecord]
+    next_offset: int
+    more: bool
+
+
+class SampleAnswer(Answer):
+    """One look at a run's control group. What the kernel does not tell is null."""
+
+    time: Time
+    cpu_seconds: float
+    cpu_user_seconds: float | None
+    cpu_system_seconds: float | None
+    cpu_throttled_seconds: float | None
+    cpu_cores: float
+    memory_bytes: int
+    memory_cache_bytes: int | None
+    memory_limit_bytes: int | None
+    memory_peak_bytes: int | None
+    oom_kills: int | None
+    read_bytes: int | None
+    written_bytes: int | None
+    network_received_bytes: int | None
+    network_sent_bytes: int | None
+    pids: int | None
+
+
+class UsageAnswer(Answer):
+    """Go on with `since=next_since` (Unix seconds); the summary comes with the run's end."""
+
+    samples: list[SampleAnswer]
+    summary: UsageSummary | None
+    next_since: float
+
+
+class UsageEnd(Answer):
+    """The last piece of a stream of samples."""
+
+    summary: UsageSummary | None
+
+
+class ChangeAnswer(Answer):
+    """`path` where it is UTF-8, else `path_base64`; always exactly one of both."""
+
+    kind: ChangeKind
+    size_bytes: int
+    path: str | UnsetType = UNSET
+    path_base64: Base64 | UnsetType = UNSET
+
+
+class ChangesAnswer(Answer):
+    run_id: str
+    changes: list[ChangeAnswer]
+
+
+class EventsAnswer(Answer):
+    """Go on with `after=next_after`."""
+
+    events: list[CloudEvent]
+    next_after: int
+
+
+# -- the node and its caches -----------------------------------------------------------------------
+
+
+class FileCacheAnswer(Answer):
+    blobs: int
+    blob_bytes: int
+    snapshots: int
+    workspaces: int
+    hits_files: int
+    hits_bytes: int
+    misses_files: int
+    misses_bytes: int
+    evicted_bytes: int
+    max_bytes: int
+    disk_free_bytes: int
+
+
+class ImageCacheAnswer(Answer):
+    images: int
+    own_bytes: int
+
+
+class CacheAnswer(Answer):
+    files: FileCacheAnswer
+    images: ImageCacheAnswer
+
+
+class CacheEntryAnswer(Answer):
+    """`own_bytes` would be freed if only this went."""
+
+    digest: str
+    kind: Literal["snapshot", "blob", "layer"]
+    size_bytes: int
+    own_bytes: int
+    files: int
+    last_used: Time
+    pinned_by: list[str]
+
+
+class TreesAnswer(Answer):
+    """The trees that are kept ready, last used first; `total` counts those beyond `limit` too."""
+
+    entries: list[CacheEntryAnswer]
+    total: int
+
+
+class ImageEntryAnswer(Answer):
+    key: str
+    reference: str
+    image_id: str
+    size_bytes: int
+    own_bytes: int
+    last_used: Time
+    used_by: list[str]
+    made_by: Literal["local", "pulled", "built"]
+    made_seconds: float
+
+
+class ImagesAnswer(Answer):
+    entries: list[ImageEntryAnswer]
+    total: int
+
+
+class PruneAnswer(Answer):
+    """What went, or would go, and what it really frees; at most 1000 victims are named."""
+
+    dry_run: bool
+    freed_bytes: int
+    victims: list[CacheEntryAnswer]
+    victims_total: int
+
+
+class HostAnswer(Answer):
+    time: Time
+    cpus: int
+    cpu_cores_used: float
+    load_1m: float
+    memory_total_bytes: int
+    memory_available_bytes: int
+    disk_total_bytes: int
+    disk_free_bytes: int
+
+
+class RunUseAnswer(Answer):
+    """`sample` is null before the first one was taken."""
+
+    id: str
+    project: str
+    tier: str
+    state: State
+    sample: SampleAnswer | None
+
+
+class StatsAnswer(Answer):
+    host: HostAnswer
+    runs: list[RunUseAnswer]
+
+
+class NodeAnswer(Answer):
+    """The node. `why_not` is "" while it accepts runs; `engine` is null while that is silent."""
+
+    name: str
+    instance: str
+    version: str
+    started_at: Time
+    accepting: bool
+    why_not: str
+    queued: int
+    running: int
+    max_queue: int
+    cpus: float
+    memory_bytes: int
+    gpus: int
+    promised_cpus: float
+    promised_memory_bytes: int
+    promised_gpus: int
+    tiers: list[TierState]
+    store_url: str
+    working_dir: str
+    engine: EngineFacts | None
+
+
+class HealthAnswer(Answer):
+    status: Literal["ok"] = "ok"
+
+
+class ReadyAnswer(Answer):
+    ready: Literal[True] = True
+
+
+SCHEMA_ADDITIONS: dict[str, dict[str, object]] = {
+    "LogRecord": {"oneOf": [{"required": ["data"]}, {"required": ["data_base64"]}]},
+    "ChangeAnswer": {"oneOf": [{"required": ["path"]}, {"required": ["path_base64"]}]},
+}
+"""What the types cannot say about themselves."""

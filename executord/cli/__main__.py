@@ -1,0 +1,5 @@
+"""`python -m executord.cli` is `executorctl`."""
+
+from executord.cli.main import main
+
+main()

@@ -1,0 +1,1 @@
+"""Images of environments: found, fetched or built, and each of it once at a time."""

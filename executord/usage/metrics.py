@@ -1,0 +1,123 @@
+"""Figures for Prometheus. Labels come from closed lists only, so that their number is bounded."""
+
+from collections import Counter
+from collections.abc import Mapping
+
+import prometheus_client as prometheus
+from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
+
+from executord.core.run import Stage, Transition
+from executord.core.states import TERMINAL, State
+from executord.ports import HostUsage, OutboxState
+
+_STAGE_SECONDS = (0.005, 0.02, 0.1, 0.5, 1, 5, 15, 60, 300, 1800, 7200, 28800)
+_LIVE = tuple(state for state in State if state not in TERMINAL)
+
+
+class Metrics:
+    """Owned by the event loop. `version` is the daemon's own."""
+
+    def __init__(self, *, version: str) -> None:
+        self._registry = CollectorRegistry()
+        self._ended = prometheus.Counter(
+            "executord_runs_ended",
+            "Runs that ended, by state and reason.",
+            ("state", "reason"),
+            registry=self._registry,
+        )
+        self._live = Gauge(
+            "executord_runs", "Runs that have not ended.", ("state",), registry=self._registry
+        )
+        self._stage_seconds = Histogram(
+            "executord_stage_seconds",
+            "Wall time of each stage of a run.",
+            ("stage",),
+            buckets=_STAGE_SECONDS,
+            registry=self._registry,
+        )
+        self._stage_bytes = prometheus.Counter(
+            "executord_stage_bytes",
+            "Bytes a stage took from the cache, fetched, or sent.",
+            ("stage", "source"),
+            registry=self._registry,
+        )
+        self._gauges: dict[str, Gauge] = {}
+        self._states: dict[str, State] | None = {}
+        self._build = Gauge(
+            "executord_build_info",
+            "Always 1; the version is in the label.",
+            ("version",),
+            registry=self._registry,
+        )
+        self._build.labels(version).set(1)
+        self._show_live({})
+        for stage in Stage:
+            self._stage_seconds.labels(stage.value)
+
+    def transition(self, transition: Transition) -> None:
+        if transition.to_state.is_terminal:
+            reason = transition.reason.value if transition.reason is not None else ""
+            self._ended.labels(transition.to_state.value, reason).inc()
+        if self._states is not None:
+            self._states[transition.run_id] = transition.to_state
+            if transition.to_state.is_terminal:
+                del self._states[transition.run_id]
+            self._show_live(Counter(self._states.values()))
+        for cost in transition.costs:
+            self._stage_seconds.labels(cost.stage.value).observe(max(0.0, cost.seconds))
+            amounts = {
+                "cache": cost.bytes_from_cache,
+                "fetched": cost.bytes_fetched,
+                "sent": cost.bytes_sent,
+            }
+            for source, count in amounts.items():
+                if count > 0:
+                    self._stage_bytes.labels(cost.stage.value, source).inc(count)
+
+    def set_live(self, counts: Mapping[State, int]) -> None:
+        """How many runs are in each live state; what is not named is 0.
+
+        Once told so, transitions are no longer counted for it: they do not tell of runs that were
+        taken up from the journal.
+        """
+        self._states = None
+        self._show_live(counts)
+
+    def set_outbox(self, outbox: OutboxState) -> None:
+        self._set("outbox_pending", "Transitions not yet delivered upstream.", outbox.pending)
+        self._set(
+            "outbox_oldest_timestamp_seconds",
+            "When the oldest transition not yet delivered happened; 0 when there is none.",
+            outbox.oldest_time or 0.0,
+        )
+        parked = len(outbox.parked_runs)
+        self._set("outbox_parked_runs", "Runs whose transitions upstream refused.", parked)
+
+    def set_host(self, host: HostUsage) -> None:
+        self._set("host_cpus", "Cores of the host.", host.cpus)
+        self._set("host_cpu_used_cores", "Cores in use.", host.cpu_cores_used)
+        self._set("host_load1", "Load average over one minute.", host.load_1m)
+        self._set("host_memory_bytes", "Memory of the host.", host.memory_total_bytes)
+        self._set(
+            "host_memory_available_bytes",
+            "Memory that can still be used.",
+            host.memory_available_bytes,
+        )
+        self._set("host_disk_bytes", "Size of the state disk.", host.disk_total_bytes)
+        self._set("host_disk_free_bytes", "Free on the state disk.", host.disk_free_bytes)
+
+    def render(self) -> bytes:
+        """Prometheus text exposition, version 0.0.4."""
+        return generate_latest(self._registry)
+
+    def _show_live(self, counts: Mapping[State, int]) -> None:
+        for state in _LIVE:
+            self._live.labels(state.value).set(counts.get(state, 0))
+
+    def _set(self, name: str, documentation: str, value: float) -> None:
+        """A figure that nobody has told yet is not shown as 0."""
+        gauge = self._gauges.get(name)
+        if gauge is None:
+            gauge = Gauge(f"executord_{name}", documentation, registry=self._registry)
+            self._gauges[name] = gauge
+        gauge.set(value)

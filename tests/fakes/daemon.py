@@ -1,0 +1,483 @@
+"""A daemon to try the client on: a real HTTP server on a Unix socket, with runs that obey a script.
+
+It keeps the promises of the contract that the client leans on: idempotent submission, a console by
+byte offset, events by sequence number, streams that can be cut and resumed.
+"""
+
+import base64
+import json
+import os
+import re
+import socket
+import socketserver
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import parse_qs, unquote, urlsplit
+
+Json = dict[str, Any]
+TERMINAL = ("Succeeded", "Stopped", "Failed", "Error")
+WAIT_SECONDS = 10.0
+
+
+def rfc3339(seconds: float) -> str:
+    text = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds")
+    return text.replace("+00:00", "Z")
+
+
+def cost(stage: str, seconds: float, **amounts: Any) -> Json:
+    kinds = ("from_cache", "fetched", "sent")
+    empty = {f"{what}_{kind}": 0 for kind in kinds for what in ("files", "bytes")}
+    return {"stage": stage, "seconds": seconds, **empty, "way": "", **amounts}
+
+
+def progress(what: str, **amounts: Any) -> Json:
+    names = ("files_done", "files_total", "bytes_done", "bytes_total", "step", "steps")
+    return {"what": what, **dict.fromkeys(names, 0), "detail": "", **amounts}
+
+
+@dataclass
+class Piece:
+    offset: int
+    stream: str
+    data: bytes
+    lost_bytes: int = 0
+
+    def answer(self) -> Json:
+        shown: Json = {"offset": self.offset, "stream": self.stream, "time": rfc3339(time.time())}
+        try:
+            shown["data"] = self.data.decode()
+        except UnicodeDecodeError:
+            shown["data_base64"] = base64.b64encode(self.data).decode()
+        return {**shown, "lost_bytes": self.lost_bytes}
+
+
+@dataclass
+class FakeRun:
+    """What a script drives: `go` to a state, `write` output, `end` it."""
+
+    daemon: "FakeDaemon"
+    asked: Json
+    state: str = "Queued"
+    timeline: list[Json] = field(default_factory=list)
+    console: list[Piece] = field(default_factory=list)
+    sealed: bool = False
+    facts: Json = field(default_factory=dict)
+    stopped: threading.Event = field(default_factory=threading.Event)
+    submissions: int = 1
+
+    @property
+    def id(self) -> str:
+        return str(self.asked["id"])
+
+    def go(self, state: str, *costs: Json, reason: str | None = None, detail: str = "") -> None:
+        with self.daemon.changed:
+            self._go(state, list(costs), reason, detail)
+            self.daemon.changed.notify_all()
+
+    def _go(self, state: str, costs: list[Json], reason: str | None, detail: str) -> None:
+        row = {
+            "seq": len(self.daemon.events) + 1,
+            "number": len(self.timeline) + 1,
+            "time": rfc3339(time.time()),
+            "from_state": self.state if self.timeline else None,
+            "to_state": state,
+            "reason": reason,
+            "detail": detail,
+            "costs": costs,
+        }
+        self.state = state
+        self.timeline.append(row)
+        self.daemon.events.append(self._event(row))
+
+    def _event(self, row: Json) -> Json:
+        return {
+            "specversion": "1.0",
+            "id": f"node-1/{self.id}/{row['number']}",
+            "source": "/executord/node-1",
+            "type": "executord.run.transition",
+            "time": row["time"],
+            "data": {
+                "run_id": self.id,
+                "number": row["number"],
+                "seq": row["seq"],
+                "time": row["time"],
+                "from": row["from_state"],
+                "to": row["to_state"],
+                "reason": row["reason"],
+                "detail": row["detail"],
+                "costs": row["costs"],
+            },
+        }
+
+    def write(self, data: bytes, stream: str = "stdout", *, lost_bytes: int = 0) -> None:
+        with self.daemon.changed:
+            last = self.console[-1] if self.console else None
+            offset = last.offset + len(last.data) + last.lost_bytes if last else 0
+            self.console.append(Piece(offset, stream, data, lost_bytes))
+            self.daemon.changed.notify_all()
+
+    def show(self, **stages: Json) -> None:
+        self.facts["progress"] = stages
+
+    def end(
+        self,
+        state: str,
+        *,
+        exit_code: int | None = None,
+        reason: str = "completed",
+        side: str = "nobody",
+        **facts: Any,
+    ) -> None:
+        with self.daemon.changed:
+            self.facts |= {
+                "progress": {},
+                "exit_code": exit_code,
+                "reason": reason,
+                "ended_at": rfc3339(time.time()),
+                "evidence": {"exit_code": exit_code, "oom_killed": False},
+                "explanation": {
+                    "reason": reason,
+                    "side": side,
+                    "sentence": f"It ended so: {reason}.",
+                    "detail": f"Exit code {exit_code}." if exit_code else "",
+                    "advice": "Read the console." if side == "user" else "",
+                },
+                **facts,
+            }
+            self._go(state, [], reason, "")
+            self.sealed = True
+            self.daemon.changed.notify_all()
+
+    def answer(self, *, timeline: bool) -> Json:
+        environment = {"image": "busybox", "dockerfile": "", "build_args": {}, "pull": "missing"}
+        environment |= self.asked.get("environment", {})
+        keep = ["failed", "stopped", "succeeded"]
+        shown: Json = {
+            "id": self.id,
+            "project": self.asked.get("project", "local/scratch"),
+            "number": self.asked.get("number", 0),
+            "started_by": self.asked.get("started_by", ""),
+            "owner_uid": os.getuid(),
+            "tier": self.asked.get("tier", "small"),
+            "state": self.state,
+            "state_since": self.timeline[-1]["time"],
+            "accepted_at": self.timeline[0]["time"],
+            "ended_at": None,
+            "attempt": 1,
+            "assignment": {
+                "id": self.id,
+                "project": self.asked.get("project", "local/scratch"),
+                "number": self.asked.get("number", 0),
+                "started_by": self.asked.get("started_by", ""),
+                "tier": self.asked.get("tier", "small"),
+                "files": self.asked.get("files"),
+                "environment": environment,
+                "command": self.asked.get("command", []),
+                "env": self.asked.get("env", {}),
+                "secret_names": sorted(self.asked.get("secrets", {})),
+                "mounts": self.asked.get("mounts", []),
+                "limits": {"run_seconds": None, **self.asked.get("limits", {})},
+                "results": {"keep_on": keep, **self.asked.get("results", {})},
+                "labels": self.asked.get("labels", {}),
+            },
+            "reason": None,
+            "explanation": None,
+            "evidence": None,
+            "exit_code": None,
+            "stop": None,
+            "result": None,
+            "costs": [row_cost for row in self.timeline for row_cost in row["costs"]],
+            "usage": None,
+            "progress": {},
+            "queue_position": 0 if self.state == "Queued" else None,
+            "image": None,
+            "labels": self.asked.get("labels", {}),
+            **self.facts,
+        }
+        return {**shown, "timeline": self.timeline} if timeline else shown
+
+
+def succeeds(run: FakeRun) -> None:
+    """The shortest script: prints a line and ends well."""
+    run.go("Scheduled")
+    run.go("Preparing", cost("queue", 0.001))
+    run.go("Running", cost("prepare", 0.012, files_from_cache=3, bytes_from_cache=2048))
+    run.write(b"hello\n")
+    run.go("Finishing", cost("run", 0.2))
+    run.end("Succeeded", exit_code=0)
+
+
+class FakeDaemon:
+    """`script` drives each new run in a thread of its own."""
+
+    def __init__(self, path: Path, script: Callable[[FakeRun], None] = succeeds) -> None:
+        self.path = path
+        self.script = script
+        self.changed = threading.Condition(threading.RLock())
+        self.runs: dict[str, FakeRun] = {}
+        self.events: list[Json] = []
+        self.stops: list[Json] = []
+        self.requests: list[str] = []
+        self.fixed: dict[str, tuple[int, Json]] = {}
+        self.replies_to_lose = 0
+        self.stall_seconds = 0.0
+        self._streams: set[socket.socket] = set()
+        self._ending_streams = False
+        self._server: _Server | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        self._ending_streams = False
+        self._server = _Server(str(self.path), self)
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def stop(self, *, properly: bool = False) -> None:
+        """As a kill: connections break off. `properly` ends streams as a shutdown does."""
+        server, self._server = self._server, None
+        if server is None:
+            return
+        self.path.unlink(missing_ok=True)
+        server.shutdown()
+        server.server_close()
+        with self.changed:
+            self._ending_streams = True
+            self.changed.notify_all()
+        if properly:
+            gives_up_at = time.monotonic() + WAIT_SECONDS
+            while self._streams and time.monotonic() < gives_up_at:
+                time.sleep(0.01)
+        self.cut_streams()
+
+    def cut_streams(self) -> None:
+        """Break every open stream off in the middle."""
+        for stream in list(self._streams):
+            with suppress(OSError):
+                stream.shutdown(socket.SHUT_RDWR)
+
+    def wait_for(self, what: Callable[[], bool]) -> None:
+        with self.changed:
+            if not self.changed.wait_for(what, WAIT_SECONDS):
+                raise AssertionError("it did not happen in time")
+
+    def add(self, **asked: Any) -> FakeRun:
+        """A run that is here already, and that no script drives."""
+        run = FakeRun(self, {"id": f"r-{len(self.runs) + 1}", "command": ["true"], **asked})
+        self.runs[run.id] = run
+        run.go("Queued")
+        return run
+
+    # -- what the handler asks ---------------------------------------------------------------------
+
+    def submit(self, asked: Json) -> tuple[int, Json]:
+        run = self.runs.get(str(asked.get("id")))
+        if run is not None:
+            if run.asked != asked:
+                return problem(409, "id_conflict", f"Another run has the id {run.id}.")
+            run.submissions += 1
+            return 200, run.answer(timeline=True)
+        if asked.get("tier") == "none":
+            return problem(422, "unknown_tier", "There is no tier 'none'.", pointer="/tier")
+        run = self.add(**{"id": f"r-{len(self.runs) + 1}", **asked})
+        threading.Thread(target=self.script, args=(run,), daemon=True).start()
+        return 201, run.answer(timeline=True)
+
+    def stop_run(self, run: FakeRun, order: Json) -> tuple[int, Json]:
+        if run.state in TERMINAL:
+            return problem(409, "run_over", f"The run {run.id} has ended.")
+        self.stops.append({"run": run.id, **order})
+        run.stopped.set()
+        return 202, run.answer(timeline=True)
+
+    def console_from(self, run: FakeRun, since: int) -> list[Json]:
+        """Records from the one that holds byte `since`; a client may get some of it twice."""
+        pieces = [p for p in run.console if p.offset + len(p.data) + p.lost_bytes > since]
+        return [piece.answer() for piece in pieces]
+
+    def follow_console(self, run: FakeRun, since: int) -> Iterator[Json]:
+        sent = len(run.console) - len(self.console_from(run, since))
+        while True:
+            with self.changed:
+                while len(run.console) == sent and not run.sealed and not self._ending_streams:
+                    self.changed.wait(WAIT_SECONDS)
+                fresh = run.console[sent:]
+                over = (run.sealed and not fresh) or self._ending_streams
+            yield from (piece.answer() for piece in fresh)
+            sent += len(fresh)
+            if over:
+                return
+
+    def follow_events(self, after: int) -> Iterator[Json]:
+        while not self._ending_streams:
+            with self.changed:
+                while len(self.events) == after and not self._ending_streams:
+                    self.changed.wait(WAIT_SECONDS)
+                fresh = self.events[after:]
+            yield from fresh
+            after += len(fresh)
+
+
+def problem(status: int, code: str, detail: str, **more: Any) -> tuple[int, Json]:
+    return status, {
+        "type": f"urn:executord:problem:{code}",
+        "title": code.replace("_", " "),
+        "status": status,
+        "detail": detail,
+        "code": code,
+        **more,
+    }
+
+
+class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, path: str, daemon: FakeDaemon) -> None:
+        self.fake = daemon
+        super().__init__(path, _Handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A connection that was cut is what these tests are about."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def address_string(self) -> str:
+        return "unix"
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base's own name
+        """Tests read the list of requests instead."""
+
+    def do_GET(self) -> None:
+        self._handle({})
+
+    def do_POST(self) -> None:
+        length = int(self.headers.get("Content-Length") or 0)
+        self._handle(json.loads(self.rfile.read(length) or b"{}"))
+
+    def _handle(self, body: Json) -> None:
+        fake = self.server.fake
+        url = urlsplit(self.path)
+        query = {name: values[-1] for name, values in parse_qs(url.query).items()}
+        fake.requests.append(f"{self.command} {self.path}")
+        time.sleep(fake.stall_seconds)
+        fixed = fake.fixed.get(f"{self.command} {url.path}")
+        if fixed is not None:
+            self._answer(*fixed)
+            return
+        if url.path == "/v1/events" and query.get("follow") == "true":
+            self._stream(fake.follow_events(int(query.get("after", 0))))
+            return
+        found = re.fullmatch(r"/v1/runs/([^/]+)/logs", url.path)
+        if found and query.get("follow") == "true" and unquote(found[1]) in fake.runs:
+            run = fake.runs[unquote(found[1])]
+            self._stream(fake.follow_console(run, int(query.get("since", 0))))
+            return
+        status, answer = self._routed(url.path, query, body)
+        if fake.replies_to_lose and self.command == "POST":
+            fake.replies_to_lose -= 1
+            self.close_connection = True
+            return
+        self._answer(status, answer)
+
+    def _routed(self, path: str, query: dict[str, str], body: Json) -> tuple[int, Json]:
+        fake = self.server.fake
+        if path == "/v1/runs":
+            return fake.submit(body) if self.command == "POST" else self._listed(query)
+        if path == "/v1/events":
+            after = int(query.get("after", 0))
+            fresh = fake.events[after : after + 2]
+            return 200, {"events": fresh, "next_after": after + len(fresh)}
+        if path == "/healthz":
+            return 200, {"status": "ok"}
+        if path == "/readyz":
+            return 200, {"ready": True}
+        found = re.fullmatch(r"/v1/runs/([^/]+)(?:/(\w+))?", path)
+        if not found:
+            return problem(404, "not_found", f"There is nothing at {path}.")
+        run = fake.runs.get(unquote(found[1]))
+        if run is None:
+            return problem(404, "unknown_run", f"There is no run {unquote(found[1])}.")
+        return self._of_run(run, found[2] or "", query, body)
+
+    def _listed(self, query: dict[str, str]) -> tuple[int, Json]:
+        runs = [
+            run.answer(timeline=False)
+            for run in reversed(self.server.fake.runs.values())
+            if query.get("state") in (None, run.state)
+            and query.get("project") in (None, run.asked.get("project"))
+        ]
+        start, count = int(query.get("cursor", 0)), min(int(query.get("limit", 100)), 2)
+        left = start + count < len(runs)
+        page = runs[start : start + count]
+        return 200, {"runs": page, "next_cursor": str(start + count) if left else None}
+
+    def _of_run(
+        self, run: FakeRun, what: str, query: dict[str, str], body: Json
+    ) -> tuple[int, Json]:
+        fake = self.server.fake
+        if what == "":
+            return 200, run.answer(timeline=True)
+        if what == "stop":
+            return fake.stop_run(run, body)
+        if what == "logs":
+            records = fake.console_from(run, int(query.get("since", 0)))
+            page = [r for r in records[:2] if query.get("stream") in (None, r["stream"], "gap")]
+            last = records[:2][-1] if records else None
+            end = int(query.get("since", 0))
+            if last:
+                size = len(last.get("data", "").encode()) or len(
+                    base64.b64decode(last.get("data_base64", ""))
+                )
+                end = last["offset"] + size + last["lost_bytes"]
+            return 200, {"records": page, "next_offset": end, "more": len(records) > 2}
+        if what == "files":
+            return 200, {"run_id": run.id, "changes": run.facts.get("changes", [])}
+        if what == "usage":
+            return 200, {"samples": [], "summary": None, "next_since": 0.0}
+        return problem(501, "not_implemented", "This version has nothing behind this path.")
+
+    def _answer(self, status: int, answer: Json) -> None:
+        text = json.dumps(answer).encode()
+        kind = "application/problem+json" if status >= 400 else "application/json"
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(text)))
+        if "retry_after_seconds" in answer:
+            self.send_header("Retry-After", str(answer["retry_after_seconds"]))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def _stream(self, items: Iterator[Json]) -> None:
+        streams = self.server.fake._streams
+        streams.add(self.connection)
+        try:
+            self.send_response(200)
+            self.send_header("Content-Type", "application/x-ndjson")
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            for item in items:
+                line = json.dumps(item, ensure_ascii=False).encode() + b"\n"
+                # a chunk that ends in the middle of a line, as a network may deliver it
+                for part in (line[: len(line) // 2], line[len(line) // 2 :]):
+                    self.wfile.write(b"%x\r\n%b\r\n" % (len(part), part))
+                    self.wfile.flush()
+            self.wfile.write(b"0\r\n\r\n")
+            self.wfile.flush()
+        finally:
+            self.close_connection = True
+            streams.discard(self.connection)

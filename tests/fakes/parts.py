@@ -1,0 +1,210 @@
+"""Files, images, consoles and meters in memory, for tests of what runs do with them."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+
+from executord.core.reasons import Fault, FaultError
+from executord.core.run import (
+    Environment,
+    Image,
+    ImagePhase,
+    Result,
+    Run,
+    Stage,
+    StageCost,
+    UsageSummary,
+    Workspace,
+)
+from executord.ports import (
+    CacheEntry,
+    ConsoleRecord,
+    ContainerFacts,
+    FileChange,
+    FilesStats,
+    HostUsage,
+    ImageEntry,
+    Kept,
+    OnOutput,
+    OnPhase,
+    OnProgress,
+    Prepared,
+    Progress,
+    Provided,
+    PruneReport,
+    Revision,
+    Stream,
+    UsageSample,
+)
+
+
+class Gate:
+    """Open unless a test closes it: what passes through waits until it is opened again."""
+
+    def __init__(self) -> None:
+        self._open = asyncio.Event()
+        self._open.set()
+        self.fault: Fault | None = None
+
+    def close(self) -> None:
+        self._open.clear()
+
+    def open(self) -> None:
+        self._open.set()
+
+    async def passed(self) -> None:
+        await self._open.wait()
+        if self.fault is not None:
+            raise FaultError(self.fault)
+
+
+class FakeFiles:
+    """Workspaces by run id. `preparing` and `keeping` can be held, or made to fail."""
+
+    def __init__(self) -> None:
+        self.preparing = Gate()
+        self.keeping = Gate()
+        self.workspaces: dict[str, Workspace] = {}
+        self.kept_workspaces: set[str] = set()
+        self.kept: Counter[str] = Counter()
+
+    async def prepare(self, run_id: str, revision: str, on_progress: OnProgress) -> Prepared:
+        on_progress(Progress(what=Stage.PREPARE, files_total=1))
+        await self.preparing.passed()
+        workspace = Workspace(volume=f"v-{run_id}", tree="", base_revision=revision, way="empty")
+        self.workspaces[run_id] = workspace
+        return Prepared(workspace=workspace, cost=StageCost(stage=Stage.PREPARE, seconds=0.001))
+
+    async def keep(self, run: Run, on_progress: OnProgress) -> Kept:
+        on_progress(Progress(what=Stage.FINISH))
+        await self.keeping.passed()
+        self.kept[run.id] += 1
+        result = Result(revision="sha256:" + "a" * 64, head="moved", added=1)
+        return Kept(result=result, cost=StageCost(stage=Stage.FINISH, seconds=0.001))
+
+    async def changes(self, run: Run) -> Sequence[FileChange]:
+        return [FileChange(path="new", kind="added", size_bytes=1)] if run.workspace else []
+
+    async def discard(self, run_id: str, *, keep_workspace: bool) -> None:
+        if self.workspaces.pop(run_id, None) is not None and keep_workspace:
+            self.kept_workspaces.add(run_id)
+
+    async def stats(self) -> FilesStats:
+        raise NotImplementedError
+
+    async def entries(self) -> Sequence[CacheEntry]:
+        return []
+
+    async def prune(self, *, dry_run: bool) -> PruneReport:
+        return PruneReport(victims=(), freed_bytes=0, dry_run=dry_run)
+
+    async def read_revision(self, digest: str) -> Revision:
+        return Revision(tree=digest)
+
+
+class FakeImages:
+    """Gives `image_id`. With `phase` it has to be made first."""
+
+    def __init__(self, image_id: str) -> None:
+        self.image_id = image_id
+        self.providing = Gate()
+        self.phase: ImagePhase | None = None
+        self.released: list[str] = []
+
+    async def provide(
+        self,
+        run_id: str,
+        environment: Environment,
+        *,
+        on_phase: OnPhase,
+        on_output: OnOutput,
+        on_progress: OnProgress,
+    ) -> Provided:
+        if self.phase is not None:
+            await on_phase(self.phase)
+            on_progress(Progress(what=Stage.IMAGE, detail=run_id))
+            await on_output(b"building\n")
+        await self.providing.passed()
+        image = Image(id=self.image_id, reference=environment.image)
+        return Provided(image=image, costs=(StageCost(stage=Stage.IMAGE, seconds=0.001),))
+
+    async def release(self, run_id: str) -> None:
+        self.released.append(run_id)
+
+    async def entries(self) -> Sequence[ImageEntry]:
+        return []
+
+
+class FakeConsoles:
+    def __init__(self) -> None:
+        self.records: dict[str, list[ConsoleRecord]] = {}
+        self.collecting: set[str] = set()
+        self.sealed: set[str] = set()
+
+    async def append(self, run_id: str, stream: Stream, data: bytes) -> None:
+        records = self.records.setdefault(run_id, [])
+        offset = records[-1].end if records else 0
+        records.append(ConsoleRecord(offset=offset, time=0.0, stream=stream, data=data))
+
+    async def collect(self, run_id: str, container: ContainerFacts) -> None:
+        assert container.started_at is not None
+        self.collecting.add(run_id)
+
+    async def drain(self, run_id: str) -> None:
+        self.collecting.discard(run_id)
+
+    async def seal(self, run_id: str) -> None:
+        self.sealed.add(run_id)
+
+    async def read(
+        self, run_id: str, *, since: int, follow: bool, stream: Stream | None
+    ) -> AsyncIterator[ConsoleRecord]:
+        assert not follow
+        for record in self.records.get(run_id, []):
+            if record.end > since and stream in (None, record.stream):
+                yield record
+
+    async def delete(self, run_id: str) -> None:
+        self.records.pop(run_id, None)
+
+
+class FakeMeters:
+    def __init__(self) -> None:
+        self.running: set[str] = set()
+        self.released: set[str] = set()
+        self.oom_kills: int | None = 0
+
+    def cgroup_parent(self, run_id: str) -> str:
+        return f"/executord/{run_id}"
+
+    async def start(self, run_id: str, pid: int) -> None:
+        assert pid
+        self.running.add(run_id)
+
+    async def finish(self, run_id: str) -> UsageSummary | None:
+        self.running.discard(run_id)
+        return UsageSummary(
+            samples=1,
+            seconds=0.1,
+            cpu_seconds=0.05,
+            cpu_cores_average=0.5,
+            cpu_cores_peak=0.5,
+            memory_peak_bytes=1,
+            memory_average_bytes=1,
+            oom_kills=self.oom_kills,
+        )
+
+    async def release(self, run_id: str) -> None:
+        self.released.add(run_id)
+
+    def record(self, run_id: str) -> Mapping[str, object] | None:
+        return {"run": run_id}
+
+    def samples(self, run_id: str, since: float) -> Sequence[UsageSample]:
+        return [UsageSample(time=since + 1, cpu_seconds=0.0)] if run_id in self.running else []
+
+    def latest(self, run_id: str) -> UsageSample | None:
+        return None
+
+    async def host(self) -> HostUsage:
+        raise NotImplementedError
