@@ -80,9 +80,10 @@ class _Schemas:
             types += [kind for kind in route.answers.values() if kind is not None]
             types += [*route.items, *([route.body] if route.body else [])]
         self._types = list(dict.fromkeys(types))
-        self._schemas, self.components = msgspec.json.schema_components(
+        self._schemas, components = msgspec.json.schema_components(
             self._types, ref_template=_REFERENCE
         )
+        self.components = msgspec.json.decode(msgspec.json.encode(components))
         for name, more in SCHEMA_ADDITIONS.items():
             self.components[name].update(more)
 

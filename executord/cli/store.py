@@ -133,6 +133,7 @@ def _opened(url: str) -> "Store":
 def _shown_work(session: Session) -> "Iterator[OnProgress]":
     """Progress bars where they can be drawn; what the store finds wrong becomes a CliError."""
     from executord.core.reasons import MEANINGS, FaultError  # noqa: PLC0415 - slow to import
+    from executord.files.pull import PullError  # noqa: PLC0415 - slow to import
     from executord.files.push import PushError  # noqa: PLC0415 - slow to import
     from executord.files.store import BadProjectError  # noqa: PLC0415 - slow to import
 
@@ -142,7 +143,7 @@ def _shown_work(session: Session) -> "Iterator[OnProgress]":
     except FaultError as error:
         fault = error.fault
         raise CliError(fault.detail, advice=MEANINGS[fault.reason].advice) from error
-    except PushError as error:
+    except (PushError, PullError) as error:
         raise CliError(str(error)) from error
     except BadProjectError as error:
         raise UsageProblemError(f"{error}.") from error

@@ -1,7 +1,9 @@
 """Why the daemon's socket cannot be reached, as a sentence with what to do."""
 
 import errno
+import grp
 import os
+import pwd
 import stat
 from pathlib import Path
 
@@ -51,8 +53,6 @@ def _permission_denied(socket_path: str) -> UnreachableError:
 
 def _open_to_group(socket_path: str) -> str | None:
     """The group that may use the socket, or the closest folder above it that hides it from us."""
-    import grp  # noqa: PLC0415 - only needed to explain
-
     for path in (Path(socket_path), *Path(socket_path).parents):
         try:
             facts = path.stat()
@@ -69,8 +69,6 @@ def _open_to_group(socket_path: str) -> str | None:
 
 
 def _user() -> str:
-    import pwd  # noqa: PLC0415 - only needed to explain
-
     try:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:

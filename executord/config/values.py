@@ -6,6 +6,7 @@ BadValueError with a sentence that says what is wrong and what would be right.
 
 import re
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from typing import Any
 
 from executord.config.problems import BadValueError
@@ -17,7 +18,7 @@ _UNITS: dict[str, int] = {"B": 1} | {
     for suffix, base in (("B", 1000), ("iB", 1024))
     for power, prefix in enumerate("KMGTP", start=1)
 }
-_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*([A-Za-z]{1,8})")
+_SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)\s*([A-Za-z]{1,8})")
 _NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _CREDENTIALS = re.compile(r"//[^/\s]*@")
 
@@ -85,7 +86,7 @@ def parse_size(value: Any) -> int:
     amount, unit = match.groups()
     if unit not in _UNITS:
         raise BadValueError(f"{unit!r} is not a unit of size; use one of {', '.join(_UNITS)}")
-    return int(float(amount) * _UNITS[unit])
+    return int(Fraction(amount) * _UNITS[unit])
 
 
 def format_size(size_bytes: int) -> str:

@@ -8,7 +8,7 @@ is after secrets were masked.
 import asyncio
 import functools
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -175,7 +175,7 @@ class ConsoleArchive:
 
     async def read(
         self, run_id: str, *, since: int, follow: bool, stream: Stream | None
-    ) -> AsyncIterator[ConsoleRecord]:
+    ) -> AsyncGenerator[ConsoleRecord, None]:
         """A run that is neither known here nor live ends at once. FaultError when reading fails."""
         console = await self._console(run_id)
         reader = ConsoleReader(console.segments, since=max(0, since), stream=stream)

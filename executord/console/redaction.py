@@ -8,7 +8,7 @@ how the stream was cut.
 from collections.abc import Iterable
 
 MASK = b"***"
-_LONGEST_HOLD_BYTES = 64 * 1024
+_LONGEST_HOLD_BYTES = 8 * 1024
 
 
 def patterns_of(values: Iterable[str]) -> tuple[bytes, ...]:

@@ -47,7 +47,8 @@ def _findings(seen: Evidence, *, time_limit_reached: bool) -> list[tuple[Reason,
 
 
 def _memory_limit_hit(seen: Evidence) -> bool:
-    return bool(seen.oom_kills) or (seen.oom_kills is None and seen.oom_killed)
+    """The kernel's count can be older than the end, and the engine's flag can be missing."""
+    return bool(seen.oom_kills) or seen.oom_killed
 
 
 def _signal_name(code: int) -> str:

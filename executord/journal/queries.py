@@ -60,6 +60,8 @@ def accept(
         if existing is None:
             raise JournalError(f"The run {row.id} is there and is not: the index is damaged.")
         return existing
+    # What is left of a forgotten run of the same id would clash with the new one.
+    connection.execute("DELETE FROM transitions WHERE run_id = ?", (row.id,))
     return _insert(connection, first, delivered=delivered)
 
 
@@ -205,7 +207,10 @@ def undelivered(connection: sqlite3.Connection, limit: int) -> list[Numbered]:
 
 
 def last_seq(connection: sqlite3.Connection) -> int:
-    return int(connection.execute("SELECT coalesce(max(seq), 0) FROM transitions").fetchone()[0])
+    found = connection.execute(
+        "SELECT seq FROM sqlite_sequence WHERE name = 'transitions'"
+    ).fetchone()
+    return int(found[0]) if found else 0
 
 
 def outbox(connection: sqlite3.Connection) -> Outbox:

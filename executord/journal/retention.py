@@ -1,8 +1,7 @@
 """Dropping what is old, in small bites, so that writers never wait long behind it.
 
 Kept whatever its age: a run that is not ended and clean, or of which something is undelivered
-(parked or not); the events of a run that lives; and the newest event, from which the node-wide
-number goes on.
+(parked or not); and the events of a run that lives.
 """
 
 import sqlite3
@@ -35,7 +34,7 @@ def drop_events(connection: sqlite3.Connection, before: float, after_seq: int) -
     """Looks at one bite of events after `after_seq`; gives where to go on, None at the end."""
     bite = connection.execute(
         """
-        SELECT seq, time < ? AND delivered = 1 AND seq < (SELECT max(seq) FROM transitions)
+        SELECT seq, time < ? AND delivered = 1
             AND NOT EXISTS (SELECT 1 FROM runs WHERE id = run_id AND live = 1)
         FROM transitions WHERE seq > ? ORDER BY seq LIMIT ?
         """,

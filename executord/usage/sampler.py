@@ -74,9 +74,11 @@ class Samplers:
 
     async def close(self) -> None:
         """Groups of runs that go on are left: their counters count on."""
-        if self._ticking is not None:
-            self._ticking.cancel()
-            await asyncio.wait({self._ticking})
+        if self._ticking is None:
+            return
+        ticking, self._ticking = self._ticking, None
+        ticking.cancel()
+        await asyncio.wait({ticking})
         if self._last_looks:
             await asyncio.wait(set(self._last_looks.values()))
         for run_id, watched in self._watched.items():

@@ -113,6 +113,7 @@ class Watched:
         self._ring: deque[UsageSample] = deque(maxlen=_RING)
         self._shortest_interval = width_seconds / 2
         self._ended_at: float | None = None
+        self._kills_known = False
         self._cores_peak = 0.0
         self._memory_peak = 0
         self._memory_sum = 0
@@ -143,10 +144,13 @@ class Watched:
         """The counters count; what memory a dead container uses does not."""
         if self._ended_at is None:
             self._ended_at = look.time
+        self._kills_known = self._kills_known or look.reading.oom_kills is not None
         self._last = _sample(look, self._last, 0.0)
 
     def summarize(self) -> UsageSummary | None:
-        """None where nothing was ever seen."""
+        """None where nothing was ever seen. That nothing was killed for want of memory is only
+        said when it was looked at after the end.
+        """
         last = self._last
         if last is None:
             return None
@@ -165,7 +169,7 @@ class Watched:
             written_bytes=last.written_bytes,
             network_received_bytes=last.network_received_bytes,
             network_sent_bytes=last.network_sent_bytes,
-            oom_kills=last.oom_kills,
+            oom_kills=last.oom_kills if self._kills_known or last.oom_kills else None,
         )
         return self.summary
 

@@ -1,13 +1,15 @@
 """Every route asked by real users of every role, and what each may see."""
 
 import asyncio
+import grp
 import json
 import os
 import pwd
+import subprocess
 
 import pytest
 
-from executord.api.access import AccessRules
+from executord.api.access import AccessRules, Role, look_up
 from executord.api.routes import TABLE
 from tests.fakes.api import A_RUN, Api, serving
 
@@ -79,24 +81,28 @@ async def ask_as(
     api: Api, uid: int, *requests: tuple[str, str, str | None], groups: tuple[int, ...] = ()
 ) -> list[tuple[int, str]]:
     """Asks in a process of another user."""
-    process = await asyncio.create_subprocess_exec(
-        "/usr/bin/env",
-        "python3",
-        "-I",
-        "-c",
-        ASKER,
-        str(api.socket),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
+    done = await asyncio.to_thread(
+        run_as, uid, ASKER, str(api.socket), sent=json.dumps(requests), groups=groups
+    )
+    assert done.returncode == 0, done.stderr
+    return [(status, body) for status, body in json.loads(done.stdout)]
+
+
+def run_as(
+    uid: int, program: str, *arguments: str, sent: str = "", groups: tuple[int, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["/usr/bin/python3", "-I", "-c", program, *arguments],
+        input=sent,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
         user=uid,
         group=uid,
         extra_groups=list(groups),
-        env={"PATH": "/usr/bin:/bin"},
         cwd="/",
     )
-    out, _ = await asyncio.wait_for(process.communicate(json.dumps(requests).encode()), 60)
-    assert process.returncode == 0
-    return [tuple(answer) for answer in json.loads(out)]
 
 
 def test_the_table_of_rights_knows_every_route() -> None:
@@ -173,8 +179,6 @@ async def test_a_supplementary_group_gives_its_role() -> None:
     """The name is looked up when the server starts, so a group that every system has is taken."""
     rules = AccessRules(read=("group:daemon",))
     async with serving(access=rules, mode=0o666) as api:
-        import grp  # noqa: PLC0415
-
         daemon = grp.getgrnam("daemon").gr_gid
         (inside,) = await ask_as(api, IN_GROUP, ("GET", "/v1/node", None), groups=(GROUP, daemon))
         (outside,) = await ask_as(api, IN_GROUP, ("GET", "/v1/node", None), groups=(GROUP,))
@@ -193,24 +197,12 @@ async def test_without_rules_only_root_may_do_anything() -> None:
 @needs_root
 async def test_a_socket_without_permission_is_not_even_reached() -> None:
     async with serving(mode=0o660) as api:
-        process = await asyncio.create_subprocess_exec(
-            "/usr/bin/env",
-            "python3",
-            "-I",
-            "-c",
-            f"import socket; socket.socket(socket.AF_UNIX).connect({str(api.socket)!r})",
-            stderr=asyncio.subprocess.PIPE,
-            user=NOBODY,
-            group=NOBODY,
-            extra_groups=[],
-        )
-        _, err = await asyncio.wait_for(process.communicate(), 30)
-        assert b"PermissionError" in err
+        program = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
+        done = await asyncio.to_thread(run_as, NOBODY, program, str(api.socket))
+        assert "PermissionError" in done.stderr
 
 
 def test_a_user_may_be_named() -> None:
-    from executord.api.access import Role, look_up  # noqa: PLC0415
-
     me = pwd.getpwuid(os.geteuid())
     roles = look_up(AccessRules(read=(f"user:{me.pw_name}",), submit=("user:no-such-user-here",)))
     assert roles.of(me.pw_uid, ()) == {Role.ADMIN, Role.READ}

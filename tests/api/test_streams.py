@@ -48,7 +48,7 @@ async def sse(response: aiohttp.ClientResponse, count: int) -> list[dict[str, st
 
 async def until(api: Api, open_readers: int) -> None:
     async with asyncio.timeout(3):
-        while api.parts.consoles.open_readers != open_readers:
+        while api.parts.consoles.open_readers != open_readers:  # noqa: ASYNC110 - a fake, watched
             await asyncio.sleep(0.01)
 
 
@@ -238,7 +238,7 @@ async def test_many_followers_see_all_of_it(api: Api) -> None:
 async def test_a_slow_reader_is_cut_off_and_its_reader_freed() -> None:
     async with serving(limits=Limits(write_seconds=0.3)) as api:
         api.parts.manager.add("r-1")
-        reader, writer = await asyncio.open_unix_connection(str(api.socket), limit=1)
+        _, writer = await asyncio.open_unix_connection(str(api.socket), limit=1)
         writer.write(b"GET /v1/runs/r-1/logs?follow=true HTTP/1.1\r\nHost: x\r\n\r\n")
         await until(api, 1)
         for _ in range(64):

@@ -257,11 +257,23 @@ async def test_the_node_wide_number_goes_on_when_every_event_is_forgotten(journa
     await ended(journal, await accepted(journal, "r-1"))
     await journal.mark_delivered([1, 2])
     await journal.forget_before(runs_before=1e9, events_before=1e9)
+    assert await journal.transitions_after(0, 10) == []
     assert await journal.last_seq() == 2
-    step = new_run("r-1")
-    answer = await journal.accept(step.run, step.transitions[0], "f")
-    assert answer.outcome == "new"
-    assert answer.transitions[0].seq == 3
+    await accepted(journal, "r-2")
+    assert [each.seq for each in await journal.transitions_after(0, 10)] == [3]
+
+
+@pytest.mark.parametrize("events_before", [0.0, 105.0, 1e9])
+async def test_the_id_of_a_forgotten_run_can_be_used_again(
+    journal: Journal, events_before: float
+) -> None:
+    await ended(journal, await begun(journal, await accepted(journal, "r-1")))
+    await journal.mark_delivered([1, 2, 3, 4])
+    dropped = await journal.forget_before(runs_before=1e9, events_before=events_before)
+    assert list(dropped) == ["r-1"]
+    await ended(journal, await begun(journal, await accepted(journal, "r-1")))
+    told = await journal.transitions_of("r-1")
+    assert [(each.number, each.seq) for each in told] == [(1, 5), (2, 6), (3, 7), (4, 8)]
 
 
 async def test_a_cancelled_caller_leaves_the_write_whole(journal: Journal) -> None:

@@ -78,6 +78,10 @@ class Household:
     # -- the daemon --------------------------------------------------------------------------------
 
     def start(self) -> None:
+        if not self._engine.answers():
+            raise UnexpectedError(
+                f"no engine answers at {self._engine.socket_path}; `make demo` starts one"
+            )
         with self.log.open("wb") as log:
             self._daemon = subprocess.Popen(
                 [_program("executord"), "serve", "--config", str(self.config)],

@@ -207,6 +207,8 @@ def test_project_files_come_in_and_changes_go_back(
 def test_a_second_run_of_the_same_project_takes_its_files_from_the_cache(
     daemon: Daemon, project: Path
 ) -> None:
+    for number, path in enumerate(sorted(p for p in project.rglob("*") if p.is_file())):
+        path.write_text(f"nobody else has this content: {number}")
     base = push(daemon, project, "alice/cache")
     costs = []
     for _ in range(2):

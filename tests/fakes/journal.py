@@ -58,6 +58,8 @@ class FakeJournal:
             return Accepted(outcome="same" if same else "conflict", run=known.run)
         if self.full:
             raise DiskFullError("the disk is full")
+        for seq in [seq for seq, each in self._transitions.items() if each.run_id == run.id]:
+            del self._transitions[seq]
         self._accepted += 1
         self._order[run.id] = self._accepted
         self._runs[run.id] = Kept(run, fingerprint)
@@ -192,7 +194,7 @@ class FakeJournal:
         live = {kept.run.id for kept in self._runs.values() if not kept.run.is_over}
         for seq, transition in list(self._transitions.items()):
             is_needed = seq in self._undelivered or transition.run_id in live
-            if transition.time < events_before and not is_needed and seq != self._last_seq:
+            if transition.time < events_before and not is_needed:
                 del self._transitions[seq]
         return dropped
 

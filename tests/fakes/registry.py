@@ -43,7 +43,7 @@ class LoopbackRegistry:
         app.router.add_get("/v2/", self._root)
         app.router.add_get("/v2/{name:.+}/manifests/{tag}", self._manifest)
         app.router.add_get("/v2/{name:.+}/blobs/{digest}", self._blob)
-        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()
@@ -90,7 +90,8 @@ class LoopbackRegistry:
         name, tag = request.match_info["name"], request.match_info["tag"]
         self.requests[name] += 1
         if self.status != 200:
-            return _refusal(self.status, "UNKNOWN", "the registry has trouble of its own")
+            code = "TOOMANYREQUESTS" if self.status == 429 else "UNKNOWN"
+            return _refusal(self.status, code, "the registry has trouble of its own")
         if name in self.denied:
             return _refusal(403, "DENIED", "requested access to the resource is denied")
         body = self.manifests.get(f"{name}:{tag}")
@@ -104,14 +105,14 @@ class LoopbackRegistry:
         response = web.StreamResponse(headers={"Content-Length": str(len(body))})
         await response.prepare(request)
         half = len(body) // 2
-        await response.write(body[:half])
-        if self.gate is not None and len(body) > 10_000:
-            try:
+        try:
+            await response.write(body[:half])
+            if self.gate is not None and len(body) > 10_000:
                 await self.gate.wait()
-            except asyncio.CancelledError:
-                self.layers_cut += 1
-                raise
-        await response.write(body[half:])
+            await response.write(body[half:])
+        except (asyncio.CancelledError, ConnectionError):
+            self.layers_cut += 1
+            raise
         return response
 
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Literal
 
 from executord.api.services import Services
 from executord.core.reasons import Fault, Reason
@@ -61,6 +62,7 @@ class FakeManager:
         self.error: Exception | None = None
         self.gate: asyncio.Event | None = None
         self.submitting = asyncio.Event()
+        self.submitted = asyncio.Event()
         self.kept: dict[str, tuple[Run, AssignmentDraft, Mapping[str, str]]] = {}
         self.transitions: list[Transition] = []
         self.samples: dict[str, list[UsageSample]] = {}
@@ -108,7 +110,7 @@ class FakeManager:
             )
         )
 
-    # -- what the API asks ---------------------------------------------------------------------------
+    # -- what the API asks -----------------------------------------------------------------------
 
     async def submit(
         self, draft: AssignmentDraft, secrets: Mapping[str, str], owner_uid: int
@@ -126,6 +128,7 @@ class FakeManager:
         run = replace(run, assignment=replace(run.assignment, secret_names=tuple(sorted(secrets))))
         self.kept[run.id] = (run, draft, dict(secrets))
         self._report(run, None, State.QUEUED)
+        self.submitted.set()
         return Submitted(run=run, created=True)
 
     async def stop(self, run_id: str, order: StopOrder) -> Run:
@@ -351,21 +354,22 @@ def _cut(record: ConsoleRecord, since: int) -> ConsoleRecord:
     return replace(record, offset=since, data=record.data[since - record.offset :])
 
 
+def _entry(name: str, kind: Literal["snapshot", "blob", "layer"], age: float) -> CacheEntry:
+    return CacheEntry(
+        digest="sha256:" + name * 64,
+        kind=kind,
+        size_bytes=10,
+        own_bytes=5,
+        files=2,
+        last_used=NOW + age,
+        pinned_by=("r-1",),
+    )
+
+
 class FakeFiles:
     def __init__(self) -> None:
         self.error: Exception | None = None
-        self.held = [
-            CacheEntry(
-                digest="sha256:" + name * 64,
-                kind=kind,
-                size_bytes=10,
-                own_bytes=5,
-                files=2,
-                last_used=NOW + age,
-                pinned_by=("r-1",),
-            )
-            for name, kind, age in (("a", "snapshot", 1), ("b", "blob", 2), ("c", "layer", 3))
-        ]
+        self.held = [_entry("a", "snapshot", 1), _entry("b", "blob", 2), _entry("c", "layer", 3)]
 
     async def stats(self) -> FilesStats:
         if self.error is not None:

@@ -1,3 +1,4 @@
+import grp
 import os
 import socket
 import threading
@@ -215,23 +216,23 @@ def test_a_socket_of_another_group_says_which_group_may_use_it(tmp_path: Path) -
     folder = tmp_path / "run"
     folder.mkdir(mode=0o750)
     os.chown(folder, 0, 65534)
-    outcome, result = os.pipe()
-    child = os.fork()
-    if child == 0:  # pragma: no cover - in another process
-        for parent in folder.parents:
-            if parent != Path("/"):
-                parent.chmod(parent.stat().st_mode | 0o005)
+    above = [path for path in tmp_path.parents if path != Path("/")] + [tmp_path]
+    modes = {path: path.stat().st_mode for path in above}
+    groups, group = os.getgroups(), os.getegid()
+    try:
+        for path in above:
+            path.chmod(modes[path] | 0o005)
         os.setgroups([])
-        os.setgid(12345)
-        os.setuid(12345)
-        try:
+        os.setegid(12345)
+        os.seteuid(12345)
+        with pytest.raises(UnreachableError) as raised:
             Client(str(folder / "s")).get("/healthz")
-        except UnreachableError as error:
-            os.write(result, f"{error.message} {error.advice}".encode())
-        os._exit(0)
-    os.waitpid(child, 0)
-    text = os.read(outcome, 65536).decode()
-    os.close(outcome)
-    os.close(result)
-    assert "open to the group nogroup" in text
-    assert "usermod -aG nogroup" in text
+    finally:
+        os.seteuid(0)
+        os.setegid(group)
+        os.setgroups(groups)
+        for path, mode in modes.items():
+            path.chmod(mode)
+    name = grp.getgrgid(65534).gr_name
+    assert f"open to the group {name}" in raised.value.message
+    assert f"usermod -aG {name}" in raised.value.advice

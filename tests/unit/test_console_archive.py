@@ -1,6 +1,4 @@
 import asyncio
-import os
-import signal
 import subprocess
 import sys
 import threading
@@ -81,20 +79,13 @@ class Node:
 
 @pytest.fixture
 async def node(tmp_path: Path) -> AsyncIterator[Node]:
-    before = threading.active_count()
     made = Node(tmp_path)
     await made.archive.open()
     yield made
     await made.archive.close()
     made.log.close()
-    assert threading.active_count() <= before + 1  # asyncio's own
-
-
-async def eventually(condition: object, seconds: float = 5.0) -> None:
-    assert callable(condition)
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.005)
+    left = [thread.name for thread in threading.enumerate() if thread.name.startswith("console-")]
+    assert left == []
 
 
 async def test_output_is_kept_and_read_again_after_the_end(node: Node) -> None:
@@ -197,7 +188,8 @@ async def test_a_flood_is_cut_to_its_first_and_last_half_while_it_is_followed(
 async def test_collecting_goes_on_after_a_restart_without_loss_or_repetition(node: Node) -> None:
     await node.collect()
     node.log.write("one\n")
-    await eventually(lambda: (node.directory() / "00000000000000000000.seg").exists())
+    async with aclosing(node.archive.read(RUN, since=0, follow=True, stream=None)) as console:
+        await anext(console)
     await node.restart()
     node.log.write("two\n")
     assert await node.text() == b"one\n"
@@ -389,15 +381,17 @@ async def test_killed_again_and_again_while_a_log_grows_it_keeps_every_byte_once
     writer.start()
     try:
         for round_number in range(6):
-            with subprocess.Popen(
-                [sys.executable, "-c", COLLECTOR, str(tmp_path), str(log.path)],
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-c", COLLECTOR, str(tmp_path), str(log.path)),
                 stdout=subprocess.PIPE,
                 cwd=Path(__file__).parents[2],
-            ) as process:
-                assert process.stdout is not None
-                await asyncio.to_thread(process.stdout.readline)
-                await asyncio.sleep(0.03 + 0.04 * round_number)
-                os.kill(process.pid, signal.SIGKILL)
+            )
+            assert process.stdout is not None
+            await process.stdout.readline()
+            await asyncio.sleep(0.03 + 0.04 * round_number)
+            process.kill()
+            await process.wait()
     finally:
         stop.set()
         writer.join()

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -221,15 +222,14 @@ def test_a_full_disk_leaves_what_was_kept_and_the_rest_to_be_tried_again(tmp_pat
     frames = [frame(b"later\n", at=2)]
     assert segments._writing is not None
     writable = segments._writing.descriptor
-    full = open("/dev/full", "wb", buffering=0)
-    segments._writing.descriptor = full.fileno()
-    with pytest.raises(OSError):
+    segments._writing.descriptor = os.open("/dev/full", os.O_WRONLY)
+    with pytest.raises(OSError, match="No space"):
         segments.write(frames)
+    os.close(segments._writing.descriptor)
     assert len(frames) == 1
     assert segments.cursor.stdout.position == 1
     segments._writing.descriptor = writable
     segments.write(frames)
-    full.close()
     assert frames == []
     assert text_of(everything(segments)) == b"kept\nlater\n"
     segments.close()

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -8,7 +10,7 @@ from tests.fakes.consoles import masked_by_hand
 def masked(text: bytes, secrets: tuple[bytes, ...], cuts: tuple[int, ...] = ()) -> bytes:
     redactor = Redactor(secrets)
     edges = sorted({0, len(text), *(cut % (len(text) + 1) for cut in cuts)})
-    pieces = [text[begin:end] for begin, end in zip(edges, edges[1:], strict=False)]
+    pieces = [text[begin:end] for begin, end in pairwise(edges)]
     return b"".join(redactor.feed(piece) for piece in pieces) + redactor.flush()
 
 
@@ -45,5 +47,5 @@ def test_an_endless_chain_of_overlapping_secrets_does_not_hold_back_everything()
     given_out = b""
     for _ in range(100):
         given_out += redactor.feed(b"a" * 4096)
-        assert len(redactor.held) <= 70_000
+        assert len(redactor.held) <= 8192
     assert given_out + redactor.flush() == b"***"

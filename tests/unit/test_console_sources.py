@@ -312,8 +312,8 @@ def test_however_often_it_is_killed_every_byte_is_kept_once(
                 written[stream] += text.encode()
     kept.finish()
     try:
-        for stream, text in written.items():
-            assert once(kept.text(stream)) == once(masked_by_hand(text, kept.secrets))
+        for stream, raw in written.items():
+            assert once(kept.text(stream)) == once(masked_by_hand(raw, kept.secrets))
         assert kept.gaps() == 0
     finally:
         kept.close()

@@ -281,7 +281,10 @@ async def test_killed_between_delivery_and_mark_it_repeats_but_skips_nothing(
         with reporting_writer(tmp_path / "journal.sqlite", receiver.url, f"life-{life}") as daemon:
             seen = len(receiver.distinct_seqs())
             await asyncio.to_thread(receiver.wait_for, seen + 60)
+            receiver.go_down()
+            await asyncio.sleep(0.1)
             daemon.kill()
+        receiver.go_up()
     async with delivering(tmp_path, receiver) as journal:
         await eventually(partial(nothing_waits, journal))
         last = await journal.last_seq()

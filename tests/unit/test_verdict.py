@@ -26,9 +26,9 @@ CASES: list[tuple[str, dict[str, Any], Reason | None]] = [
         Reason.OUT_OF_MEMORY,
     ),
     (
-        "137 with the engine's flag against the kernel's count",
+        "137 with the engine's flag and a count that was read before the end",
         {"exit_code": 137, "oom_killed": True, "oom_kills": 0},
-        Reason.KILLED_BY_SIGNAL,
+        Reason.OUT_OF_MEMORY,
     ),
     ("137 by a stranger", {"exit_code": 137, "oom_kills": 0}, Reason.KILLED_BY_SIGNAL),
     ("139", {"exit_code": 139}, Reason.KILLED_BY_SIGNAL),

@@ -29,11 +29,11 @@ STATEMENTS = (
     "CREATE INDEX runs_ended ON runs (ended_at) WHERE clean = 1",
     "CREATE INDEX runs_by_state ON runs (state, accepted)",
     "CREATE INDEX runs_by_project ON runs (project, accepted, state)",
-    # `seq` is the row's number, so SQLite itself counts it: one more than the highest that is
-    # there, and a unit that is rolled back gives its numbers back. The newest row is never deleted.
+    # SQLite counts `seq`: one more than the highest that ever was, also when that row is deleted,
+    # while a unit that is rolled back gives its numbers back.
     """
     CREATE TABLE transitions (
-        seq INTEGER PRIMARY KEY,
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
         run_id TEXT NOT NULL,
         number INTEGER NOT NULL,
         time REAL NOT NULL,

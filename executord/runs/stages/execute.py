@@ -27,6 +27,7 @@ _COMMAND_FAULTS = {
     Reason.COMMAND_NOT_EXECUTABLE: 126,
     Reason.IMAGE_UNUSABLE: None,
 }
+_NEVER_RAN = {127: Reason.COMMAND_NOT_FOUND, 126: Reason.COMMAND_NOT_EXECUTABLE}
 _LOOKS_FOR_A_START = 10
 _START_LOOK_SECONDS = 0.2
 _ENDED = ("exited", "dead", "removing")
@@ -114,10 +115,8 @@ async def _has_started(tools: Tools, container: str) -> bool:
 
 async def _adopt(context: RunContext, tools: Tools, facts: ContainerFacts) -> _End:
     if facts.state in _ENDED:
-        if facts.started_at is None:
-            return _End(facts, start_fault=Fault(Reason.ENGINE_REFUSED, facts.error))
         await tools.consoles.collect(context.run().id, facts)
-        return _End(facts)
+        return _end_told_by(facts)
     async with tools.engine.watch_exit(facts.id) as ended:
         return await _watch(context, tools, facts.id, ended)
 
@@ -140,9 +139,17 @@ async def _watch(
             facts = latest
             if facts.state not in _ENDED:
                 ended = await _watch_again(tools, container)
-        return _End(facts)
+        return _end_told_by(facts)
     finally:
         limit.cancel()
+
+
+def _end_told_by(facts: ContainerFacts) -> _End:
+    """A container that ended without ever having started could not execute its command."""
+    if facts.started_at is not None:
+        return _End(facts)
+    reason = _NEVER_RAN.get(facts.exit_code or 0, Reason.ENGINE_REFUSED)
+    return _End(facts, start_fault=Fault(reason, facts.error))
 
 
 async def _watch_again(tools: Tools, container: str) -> Callable[[], Awaitable[None]]:
