@@ -7,6 +7,7 @@ import secrets
 import signal
 import sys
 import time
+from collections import Counter
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -40,7 +41,6 @@ from executord.systemd import Notifier
 from executord.upstream.file import FileSink
 from executord.upstream.http import HttpSink
 from executord.upstream.outbox import Outbox
-from executord.upstream.sinks import Sink
 from executord.usage.metrics import Metrics
 from executord.usage.sampler import Samplers
 
@@ -53,6 +53,7 @@ EX_TEMPFAIL = 75
 
 _ENGINE_PATIENCE_SECONDS = 30.0
 _KEY_BYTES = 32
+_METRICS_SECONDS = 5.0
 
 
 class SystemClock:
@@ -227,6 +228,7 @@ class _Daemon:
             high_watermark=settings.files.high_watermark,
             min_free_bytes=settings.files.min_free_bytes,
         )
+        await asyncio.to_thread(_make_own_store, settings)
         await files.open()
         self._stack.push_async_callback(files.close)
         return files
@@ -265,20 +267,19 @@ class _Daemon:
 
     def _outbox(self, journal: SqliteJournal) -> Outbox | None:
         upstream = self._settings.upstream
-        sink: Sink
-        if upstream.kind == "http":
-            sink = HttpSink(
-                url=upstream.url, clock=self._clock, headers_file=upstream.headers_file
-            )
-        elif upstream.kind == "file":
-            assert upstream.path is not None
-            sink = FileSink(upstream.path)
-        else:
-            return None
+        sink: HttpSink | FileSink
+        match upstream.kind:
+            case "http":
+                sink = HttpSink(
+                    url=upstream.url, clock=self._clock, headers_file=upstream.headers_file
+                )
+            case "file":
+                assert upstream.path is not None
+                sink = FileSink(upstream.path)
+            case "none":
+                return None
         self._stack.push_async_callback(sink.close)
-        return Outbox(
-            journal=journal, sink=sink, node=self._settings.node.name, clock=self._clock
-        )
+        return Outbox(journal=journal, sink=sink, node=self._settings.node.name, clock=self._clock)
 
     # -- the manager -------------------------------------------------------------------------------
 
@@ -324,7 +325,6 @@ class _Daemon:
         observer = Observer(
             journal=parts.journal,
             metrics=parts.metrics,
-            wake_outbox=parts.outbox.wake if parts.outbox else _nothing,
             restore_samples=parts.meters.restore,
         )
         return RunManager(
@@ -337,9 +337,7 @@ class _Daemon:
         )
 
     def _secret_files(self, journal: SqliteJournal) -> SecretFiles:
-        directory = runtime_directory(
-            self._settings.api.socket.parent, instance=journal.instance
-        )
+        directory = runtime_directory(self._settings.api.socket.parent, instance=journal.instance)
         return SecretFiles(directory=directory, user=self._settings.runs.user)
 
     def _is_live(self, run_id: str) -> bool:
@@ -385,7 +383,10 @@ class _Daemon:
             events_days=settings.retention.events_days,
         )
         self._own(retention.run(), "retention")
+        self._own(self._watch_journal(parts.journal), "journal-watch")
+        self._own(self._refresh_metrics(parts), "metrics")
         if parts.outbox is not None:
+            parts.journal.subscribe(parts.outbox.wake)
             self._own(parts.outbox.run(), "outbox")
         watchdog_seconds = service_manager().watchdog_seconds
         if watchdog_seconds is not None:
@@ -405,6 +406,19 @@ class _Daemon:
         if isinstance(error, JournalError) and not self._manager.failed.done():
             self._manager.failed.set_result(error)
 
+    async def _watch_journal(self, journal: SqliteJournal) -> None:
+        """A disk that dies is noticed also while nobody writes."""
+        await journal.failed.wait()
+        raise JournalError(journal.failure)
+
+    async def _refresh_metrics(self, parts: _Parts) -> None:
+        while True:
+            counts = Counter(run.state for run in self._manager.live_runs())
+            parts.metrics.set_live(counts)
+            parts.metrics.set_outbox(await parts.journal.outbox_state())
+            parts.metrics.set_host(await parts.meters.host())
+            await asyncio.sleep(_METRICS_SECONDS)
+
     async def _feed_watchdog(self, seconds: float) -> None:
         """From the event loop itself: a loop that is blocked does not feed it."""
         while True:
@@ -418,8 +432,11 @@ async def _end(task: "asyncio.Task[None]") -> None:
         await task
 
 
-def _nothing() -> None:
-    """There is no upstream to wake."""
+def _make_own_store(settings: Settings) -> None:
+    """A store inside the state directory is ours to make; any other has to be there."""
+    path = Path(settings.store.url.removeprefix("file://"))
+    if path.is_absolute() and path.is_relative_to(settings.node.state_dir):
+        path.mkdir(mode=0o755, parents=True, exist_ok=True)
 
 
 def _host() -> Capacity:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import msgspec
@@ -117,7 +118,7 @@ def query_of(given: MultiMapping[str], kind: type[T]) -> T:
         if name in values:
             raise _bad_parameter(name, "is given more than once.")
         values[name] = value
-    known = [field.name for field in msgspec.structs.fields(kind)]
+    known = _names_of(kind)
     for name in values.keys() - set(known):
         may_be = f"Known here: {', '.join(known)}." if known else "This path takes none."
         raise _bad_parameter(name, f"is not known. {may_be}")
@@ -127,6 +128,11 @@ def query_of(given: MultiMapping[str], kind: type[T]) -> T:
         )
     except msgspec.ValidationError as error:
         raise _invalid_parameter(str(error)) from error
+
+
+@lru_cache
+def _names_of(kind: type[wire.Request]) -> tuple[str, ...]:
+    return tuple(field.name for field in msgspec.structs.fields(kind))
 
 
 def _invalid_parameter(message: str) -> ProblemError:

@@ -95,7 +95,7 @@ class Connection(RequestHandler):
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
-        if not self._answering and self._head_timer is None:
+        if data and not self._answering and self._head_timer is None:
             loop = asyncio.get_running_loop()
             self._head_timer = loop.call_later(self._limits.head_seconds, self._head_is_late)
         super().data_received(data)

@@ -2,7 +2,7 @@
 
 from typing import NoReturn
 
-from executord.api import answers, shown
+from executord.api import answers_node, shown
 from executord.api.calls import Call, Reply
 from executord.api.problems import NOT_READY, ProblemError
 from executord.api.wire import EntriesQuery, NoQuery, PruneWanted
@@ -23,7 +23,7 @@ async def show_stats(call: Call[NoQuery, None]) -> Reply:
             continue
         sample = services.meters.latest(run.id)
         runs.append(
-            answers.RunUseAnswer(
+            answers_node.RunUseAnswer(
                 id=run.id,
                 project=run.assignment.project,
                 tier=run.assignment.tier,
@@ -32,16 +32,16 @@ async def show_stats(call: Call[NoQuery, None]) -> Reply:
             )
         )
     host = await services.meters.host()
-    return Reply(body=answers.StatsAnswer(host=shown.host(host), runs=runs))
+    return Reply(body=answers_node.StatsAnswer(host=shown.host(host), runs=runs))
 
 
 async def show_cache(call: Call[NoQuery, None]) -> Reply:
     files = await call.services.files.stats()
     images = await call.services.images.entries()
     return Reply(
-        body=answers.CacheAnswer(
+        body=answers_node.CacheAnswer(
             files=shown.files_stats(files),
-            images=answers.ImageCacheAnswer(
+            images=answers_node.ImageCacheAnswer(
                 images=len(images), own_bytes=sum(image.own_bytes for image in images)
             ),
         )
@@ -52,7 +52,7 @@ async def show_trees(call: Call[EntriesQuery, None]) -> Reply:
     entries = [entry for entry in await call.services.files.entries() if entry.kind != "blob"]
     entries.sort(key=lambda entry: entry.last_used, reverse=True)
     return Reply(
-        body=answers.TreesAnswer(
+        body=answers_node.TreesAnswer(
             entries=[shown.cache_entry(entry) for entry in entries[: call.query.limit]],
             total=len(entries),
         )
@@ -64,7 +64,7 @@ async def show_images(call: Call[EntriesQuery, None]) -> Reply:
         await call.services.images.entries(), key=lambda entry: entry.last_used, reverse=True
     )
     return Reply(
-        body=answers.ImagesAnswer(
+        body=answers_node.ImagesAnswer(
             entries=[shown.image_entry(entry) for entry in entries[: call.query.limit]],
             total=len(entries),
         )
@@ -83,14 +83,14 @@ async def not_implemented(_call: Call[NoQuery, None]) -> NoReturn:
 
 
 async def healthz(_call: Call[NoQuery, None]) -> Reply:
-    return Reply(body=answers.HealthAnswer())
+    return Reply(body=answers_node.HealthAnswer())
 
 
 async def readyz(call: Call[NoQuery, None]) -> Reply:
     ready, why_not = call.services.manager.ready()
     if not ready:
         raise ProblemError(NOT_READY, why_not)
-    return Reply(body=answers.ReadyAnswer())
+    return Reply(body=answers_node.ReadyAnswer())
 
 
 async def metrics(call: Call[NoQuery, None]) -> Reply:

@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
 from executord.api import answers as a
+from executord.api import answers_node as n
 from executord.api import handlers_follow, handlers_node, handlers_runs, openapi, shown, wire
 from executord.api.access import Access
 from executord.api.calls import Call, Follow, Reply
@@ -167,7 +168,7 @@ TABLE: tuple[Route, ...] = (
         summary="What the caches hold, as sums",
         access=Access.READ_NODE,
         handler=handlers_node.show_cache,
-        answers={200: a.CacheAnswer},
+        answers={200: n.CacheAnswer},
     ),
     Route(
         method="GET",
@@ -177,7 +178,7 @@ TABLE: tuple[Route, ...] = (
         access=Access.READ_CACHE,
         handler=handlers_node.show_trees,
         query=wire.EntriesQuery,
-        answers={200: a.TreesAnswer},
+        answers={200: n.TreesAnswer},
     ),
     Route(
         method="GET",
@@ -187,7 +188,7 @@ TABLE: tuple[Route, ...] = (
         access=Access.READ_CACHE,
         handler=handlers_node.show_images,
         query=wire.EntriesQuery,
-        answers={200: a.ImagesAnswer},
+        answers={200: n.ImagesAnswer},
     ),
     Route(
         method="POST",
@@ -197,7 +198,7 @@ TABLE: tuple[Route, ...] = (
         access=Access.OPERATE,
         handler=handlers_node.prune,
         body=wire.PruneWanted,
-        answers={200: a.PruneAnswer},
+        answers={200: n.PruneAnswer},
     ),
     _later("/v1/cache/verify", "verifyCache", "Check every blob against its digest"),
     _later("/v1/cache/prefetch", "prefetch", "Make revisions and images ready beforehand"),
@@ -208,7 +209,7 @@ TABLE: tuple[Route, ...] = (
         summary="What the host and each live run use now",
         access=Access.READ_RUNS,
         handler=handlers_node.show_stats,
-        answers={200: a.StatsAnswer},
+        answers={200: n.StatsAnswer},
     ),
     Route(
         method="GET",
@@ -217,7 +218,7 @@ TABLE: tuple[Route, ...] = (
         summary="The node: tiers, promises, engine, whether it accepts runs",
         access=Access.READ_NODE,
         handler=handlers_node.show_node,
-        answers={200: a.NodeAnswer},
+        answers={200: n.NodeAnswer},
     ),
     _later("/v1/node/drain", "drainNode", "Take no new runs"),
     _later("/v1/node/resume", "resumeNode", "Take runs again"),
@@ -228,7 +229,7 @@ TABLE: tuple[Route, ...] = (
         summary="The daemon lives",
         access=Access.ANYBODY,
         handler=handlers_node.healthz,
-        answers={200: a.HealthAnswer},
+        answers={200: n.HealthAnswer},
         on_tcp=True,
     ),
     Route(
@@ -238,7 +239,7 @@ TABLE: tuple[Route, ...] = (
         summary="The node can do its work; 503 says why it cannot",
         access=Access.ANYBODY,
         handler=handlers_node.readyz,
-        answers={200: a.ReadyAnswer},
+        answers={200: n.ReadyAnswer},
         on_tcp=True,
     ),
     Route(

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import UNSET
 
 from executord.api import answers as a
+from executord.api import answers_node as n
 from executord.core.cloudevents import rfc3339
 from executord.core.run import (
     Assignment,
@@ -280,8 +281,8 @@ def sample(seen: UsageSample) -> a.SampleAnswer:
 # -- the node and its caches -----------------------------------------------------------------------
 
 
-def cache_entry(entry: CacheEntry) -> a.CacheEntryAnswer:
-    return a.CacheEntryAnswer(
+def cache_entry(entry: CacheEntry) -> n.CacheEntryAnswer:
+    return n.CacheEntryAnswer(
         digest=entry.digest,
         kind=entry.kind,
         size_bytes=entry.size_bytes,
@@ -292,8 +293,8 @@ def cache_entry(entry: CacheEntry) -> a.CacheEntryAnswer:
     )
 
 
-def image_entry(entry: ImageEntry) -> a.ImageEntryAnswer:
-    return a.ImageEntryAnswer(
+def image_entry(entry: ImageEntry) -> n.ImageEntryAnswer:
+    return n.ImageEntryAnswer(
         key=entry.key,
         reference=entry.reference,
         image_id=entry.image_id,
@@ -306,8 +307,8 @@ def image_entry(entry: ImageEntry) -> a.ImageEntryAnswer:
     )
 
 
-def prune_report(report: PruneReport) -> a.PruneAnswer:
-    return a.PruneAnswer(
+def prune_report(report: PruneReport) -> n.PruneAnswer:
+    return n.PruneAnswer(
         dry_run=report.dry_run,
         freed_bytes=report.freed_bytes,
         victims=[cache_entry(entry) for entry in report.victims[:_MOST_VICTIMS]],
@@ -315,8 +316,8 @@ def prune_report(report: PruneReport) -> a.PruneAnswer:
     )
 
 
-def files_stats(stats: FilesStats) -> a.FileCacheAnswer:
-    return a.FileCacheAnswer(
+def files_stats(stats: FilesStats) -> n.FileCacheAnswer:
+    return n.FileCacheAnswer(
         blobs=stats.blobs,
         blob_bytes=stats.blob_bytes,
         snapshots=stats.snapshots,
@@ -331,12 +332,12 @@ def files_stats(stats: FilesStats) -> a.FileCacheAnswer:
     )
 
 
-def host(seen: HostUsage) -> a.HostAnswer:
-    return a.HostAnswer(**{**asdict(seen), "time": rfc3339(seen.time)})
+def host(seen: HostUsage) -> n.HostAnswer:
+    return n.HostAnswer(**{**asdict(seen), "time": rfc3339(seen.time)})
 
 
-def node(state: NodeState) -> a.NodeAnswer:
-    return a.NodeAnswer(
+def node(state: NodeState) -> n.NodeAnswer:
+    return n.NodeAnswer(
         name=state.name,
         instance=state.instance,
         version=state.version,

@@ -3,6 +3,7 @@
 Takes the daemon's JSON as it is; whatever is missing in it is left out.
 """
 
+import base64
 from collections.abc import Iterable, Sequence
 
 from executord.cli.client import JsonObject
@@ -178,11 +179,19 @@ def total_seconds(run: JsonObject) -> float | None:
 
 def entered_state(row: JsonObject) -> str:
     """The state that a row of a timeline, or an event's data, tells of."""
-    return str(row.get("to_state") or row.get("to") or "")
+    return str(row.get("to") or "")
 
 
 def left_state(row: JsonObject) -> str:
-    return str(row.get("from_state") or row.get("from") or "")
+    return str(row.get("from") or "")
+
+
+def path_of(change: JsonObject) -> str:
+    """The path; bytes in it that are not UTF-8 as surrogates."""
+    encoded = change.get("path_base64")
+    if encoded:
+        return base64.b64decode(encoded).decode(errors="surrogateescape")
+    return str(change.get("path") or "")
 
 
 def end_lines(run: JsonObject) -> list[tuple[str, str]]:
@@ -195,10 +204,9 @@ def end_lines(run: JsonObject) -> list[tuple[str, str]]:
     detail = str(explanation.get("detail") or "")
     advice = str(explanation.get("advice") or "")
     lines = [
-        ("Why", " ".join(part for part in (sentence, detail) if part)),
+        ("Why", " ".join(p for p in (sentence, detail) if p) if state != "Succeeded" else ""),
         ("Whose side", SIDES.get(str(explanation.get("side")), "") if trouble else ""),
         ("What to do", advice or (f"`executorctl show {run_id}`" if trouble else "")),
-        ("Stages", costs_words(run.get("costs") or ())),
         ("Used", usage_words(usage_of(run))),
         ("Files", result_words(run.get("result"))),
         *(("Left out", line) for line in (run.get("result") or {}).get("skipped") or ()),

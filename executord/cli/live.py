@@ -8,7 +8,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -94,9 +94,8 @@ class Follower:
                 self._show_held()
                 silent = time.monotonic() - last_heard
                 if ended is not None and silent > CONSOLE_END_SECONDS:
-                    # seldom: a daemon that never says that the console is complete
                     self._view.note("The console's end was not announced; it may lack its tail.")
-                    return ended
+                    return self._shown_whole(ended)
                 continue
             last_heard = time.monotonic()
             match news:
@@ -114,12 +113,17 @@ class Follower:
                     self._view.note(news.text)
                 case _Failed():
                     raise news.error
+        return self._shown_whole(ended)
+
+    def _shown_whole(self, ended: JsonObject) -> JsonObject:
         self._show_held()
+        self._show_rows(ended.get("timeline") or ())
         return ended
 
     def _show_record(self, record: Record) -> None:
         """The first output of the code waits for the word that it runs: the console is faster."""
-        if self._running_shown or record.stream in ("build", "gap"):
+        at_once = self._running_shown or record.stream in ("build", "gap")
+        if at_once and not self._held:
             self._view.console(record)
             self._room.release()
             return
@@ -133,17 +137,21 @@ class Follower:
         self._held.clear()
 
     def _show_run(self, run: JsonObject) -> JsonObject | None:
-        """Gives the run back once it has ended."""
-        for row in run.get("timeline") or ():
+        """Gives the run back once it has ended; its last row waits for the console's end."""
+        over = is_terminal(str(run.get("state", "")))
+        rows = run.get("timeline") or ()
+        self._show_rows(rows[:-1] if over else rows)
+        self._view.progress({} if over else _progress_of(run))
+        return run if over else None
+
+    def _show_rows(self, rows: Sequence[JsonObject]) -> None:
+        for row in rows:
             if int(row.get("number") or 0) > self._shown:
                 self._shown = int(row["number"])
                 self._view.transition(row)
-                self._running_shown |= entered_state(row) == "Running"
-        if is_terminal(str(run.get("state", ""))):
-            self._view.progress({})
-            return run
-        self._view.progress(_progress_of(run))
-        return None
+                if entered_state(row) == "Running":
+                    self._running_shown = True
+                    self._show_held()
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:

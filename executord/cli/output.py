@@ -52,9 +52,9 @@ class Output:
         self.colour = is_coloured(sys.stdout)
         self.colour_notes = is_coloured(sys.stderr)
 
-    def line(self, text: str = "") -> None:
+    def line(self, text: str = "", *, at_once: bool = False) -> None:
         """`text` may hold styles; other people's words in it went through `safe`."""
-        print(text)
+        print(text, flush=at_once)
 
     def json(self, value: Any, *, compact: bool = False) -> None:
         import json  # noqa: PLC0415 - not every command needs it

@@ -12,6 +12,7 @@ _LAYOUT = r"\x1b\[[0-?]*[ -/]*[@-~]"
 _CONTROL = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"
 _FOUND = re.compile(f"(?P<colour>{_COLOUR})|(?P<layout>{_LAYOUT})|(?P<control>{_CONTROL})")
 _UNFINISHED = re.compile(r"\x1b(\[[0-?]*[ -/]*)?\Z")
+_RESET = re.compile(r"\x1b\[0*m")
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 _LONGEST_SEQUENCE = 64
 COLOUR_RESET = "\x1b[0m"
@@ -49,7 +50,7 @@ class Filter:
 
     def _shown(self, found: re.Match[str]) -> str:
         if found["colour"]:
-            self._coloured = True
+            self._coloured = _RESET.fullmatch(found.group()) is None
             return found.group()
         return "" if found["layout"] else _visible(found)
 

@@ -76,7 +76,9 @@ def ago(value: Any, *, now: float | None = None) -> str:
     if seconds is None:
         return "-"
     passed = max((time.time() if now is None else now) - seconds, 0.0)
-    return "now" if passed < 1 else f"{duration(float(int(passed)))} ago"
+    if passed < 1:
+        return "now"
+    return f"{int(passed)}s ago" if passed < 60 else f"{duration(passed)} ago"
 
 
 def utc(value: Any) -> str:

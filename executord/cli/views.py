@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from executord.cli.client import JsonObject
@@ -12,15 +12,19 @@ from executord.cli.describe import (
     end_lines,
     entered_state,
     exit_code_of,
+    path_of,
     total_seconds,
 )
-from executord.cli.output import STATE_STYLES, is_coloured, styled
+from executord.cli.output import CHANGES, STATE_STYLES, is_coloured, styled
 from executord.cli.resume import Record
 from executord.cli.terminal import safe
 from executord.cli.units import clock, duration, size
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
+
+
+_MOST_CHANGES = 10
 
 
 class View(Protocol):
@@ -30,7 +34,7 @@ class View(Protocol):
     def transition(self, row: JsonObject) -> None: ...
     def progress(self, stages: Mapping[str, JsonObject]) -> None: ...
     def note(self, text: str) -> None: ...
-    def end(self, run: JsonObject) -> None: ...
+    def end(self, run: JsonObject, changes: Sequence[JsonObject] = ()) -> None: ...
     def close(self) -> None: ...
 
 
@@ -61,7 +65,8 @@ class PlainView:
     def note(self, text: str) -> None:
         self._say(safe(text))
 
-    def end(self, run: JsonObject) -> None:
+    def end(self, run: JsonObject, changes: Sequence[JsonObject] = ()) -> None:
+        """How it ended; `changes` are the files that the run has changed."""
         self._writer.end()
         seconds, code = total_seconds(run), exit_code_of(run)
         head = f"{safe(run.get('id', ''))} {self._state(str(run.get('state', '')))}"
@@ -70,6 +75,11 @@ class PlainView:
         self._say(head)
         for name, value in end_lines(run):
             self._say(f"  {self._styled(f'{name}:'.ljust(12), 'dim')} {value}")
+        for change in changes[:_MOST_CHANGES]:
+            mark, style = CHANGES.get(str(change.get("kind")), ("?", ""))
+            self._say(f"{'':15} {self._styled(mark, style)} {safe(path_of(change))}")
+        if len(changes) > _MOST_CHANGES:
+            self._say(f"{'':15} … `executorctl files {safe(run.get('id', ''))}` lists all of them")
 
     def close(self) -> None:
         self._writer.end()

@@ -126,7 +126,7 @@ class Resumed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Crashed(Event):
-    """The daemon made a mistake while it worked for this run."""
+    """The daemon cannot go on with this run: it made a mistake, or lost what the run needs."""
 
     fault: Fault
 

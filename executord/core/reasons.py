@@ -46,6 +46,7 @@ class Reason(StrEnum):
     CONTAINER_LOST = "container_lost"
     HOST_OUT_OF_MEMORY = "host_out_of_memory"
     SECRETS_LOST = "secrets_lost"
+    TIER_GONE = "tier_gone"
     JOURNAL_DAMAGED = "journal_damaged"
     INTERNAL = "internal"
 
@@ -176,6 +177,11 @@ MEANINGS: dict[Reason, Meaning] = {
         Side.PLATFORM,
         "The run's secrets are gone, since they are kept in memory only and the node restarted.",
         "Submit the run again with its secrets.",
+    ),
+    Reason.TIER_GONE: Meaning(
+        Side.PLATFORM,
+        "The node no longer offers the tier that the run was accepted for.",
+        "Give the tier back in the node's configuration, or submit the run to another one.",
     ),
     Reason.JOURNAL_DAMAGED: Meaning(
         Side.PLATFORM,

@@ -14,7 +14,7 @@ from collections.abc import (
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import aiohttp
 from aiodocker import Docker, DockerError
@@ -23,6 +23,7 @@ from executord.core.reasons import Fault, FaultError, Reason
 from executord.engine import errors, facts
 from executord.engine.address import checked_name, checked_reference, parse_address, split_tag
 from executord.engine.breaker import Breaker
+from executord.engine.listing import all_of, by_labels
 from executord.engine.spec import container_config, overlay_volume_config
 from executord.engine.transfers import Transfers
 from executord.engine.wire import StatusError, Wire
@@ -37,11 +38,9 @@ from executord.ports import (
 )
 
 _POLL_SECONDS = 0.05
-_INSPECTED_AT_ONCE = 8
 _INIT_CODES = (126, 127)
 _LOG_HEADER_BYTES = 8
 
-T = TypeVar("T")
 Translate = Callable[[str, int, str], FaultError]
 
 
@@ -172,7 +171,7 @@ class DockerEngine:
     async def list_images(self) -> Sequence[ImageFacts]:
         async with self._asking("list images"):
             ids = [str(image["Id"]) for image in await self._docker.images.list()]
-        found = await _all_of(self.inspect_image, ids)
+        found = await all_of(self.inspect_image, ids)
         return [image for image in found if image is not None]
 
     # -- volumes -------------------------------------------------------------------------------
@@ -215,7 +214,7 @@ class DockerEngine:
     async def list_volumes(self, labels: Mapping[str, str]) -> Sequence[str]:
         async with self._asking("list volumes"):
             volumes: Any = self._docker.volumes
-            reply = await volumes.list(filters=_by_labels(labels))
+            reply = await volumes.list(filters=by_labels(labels))
             return [str(volume["Name"]) for volume in reply.get("Volumes") or ()]
 
     # -- containers ----------------------------------------------------------------------------
@@ -378,28 +377,7 @@ class DockerEngine:
     async def list_containers(self, labels: Mapping[str, str]) -> Sequence[ContainerFacts]:
         async with self._asking("list containers"):
             listed = await self._docker.containers.list(
-                all=True, filters=json.dumps(_by_labels(labels))
+                all=True, filters=json.dumps(by_labels(labels))
             )
-        found = await _all_of(self.inspect_container, [c.id for c in listed])
+        found = await all_of(self.inspect_container, [c.id for c in listed])
         return [container for container in found if container is not None]
-
-
-def _by_labels(labels: Mapping[str, str]) -> dict[str, list[str]]:
-    return {"label": [f"{key}={value}" for key, value in labels.items()]}
-
-
-async def _all_of(
-    inspect: Callable[[str], Awaitable[T | None]], names: Sequence[str]
-) -> Sequence[T]:
-    """What is still there of `names`, asked a few at a time."""
-    slots = asyncio.Semaphore(_INSPECTED_AT_ONCE)
-
-    async def one(name: str) -> T | None:
-        async with slots:
-            return await inspect(name)
-
-    found = await asyncio.gather(*(one(name) for name in names), return_exceptions=True)
-    for outcome in found:
-        if isinstance(outcome, BaseException):
-            raise outcome
-    return [thing for thing in found if thing is not None and not isinstance(thing, BaseException)]

@@ -101,7 +101,7 @@ class Blobs:
     def pinned(self, keys: Collection[BlobKey]) -> Iterator[None]:
         """No sweep takes these away. Pin first, then look what is missing."""
         with self._lock:
-            self._pins.update(keys)
+            self._pins.update(iter(keys))  # of a mapping, Counter would add the values
         try:
             yield
         finally:

@@ -30,7 +30,12 @@ _PIECE_FILES = 8192
 _PIECE_BYTES = 1 << 30
 _LOCK_SECONDS = 30.0
 _STALE_SECONDS = 86_400.0
+_SCHEMES = {"file", "s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "adl", "memory"}
 _CLIENT_OPTIONS = {"connect_timeout": "10s", "timeout": "900s"}
+
+
+class _BadUrlError(Exception):
+    """A URL, or options for it, that obstore does not understand."""
 
 
 class MissingObjectError(Exception):
@@ -88,8 +93,11 @@ class ObjectBucket:
         extra: dict[str, Any] = {"config": dict(options)} if options else {}
         if remote:
             extra["client_options"] = _CLIENT_OPTIONS
-        with self._asking("open it"):
-            self._store = from_url(url, **extra)
+        with self._asking("be opened"):
+            try:
+                self._store = from_url(url, **extra)
+            except ValueError as error:
+                raise _BadUrlError(str(error)) from error
 
     def size(self, key: str) -> int | None:
         with self._asking(f"look for {key}"):
@@ -174,7 +182,7 @@ class ObjectBucket:
             yield
         except (foreign.PermissionDeniedError, foreign.UnauthenticatedError) as error:
             raise self._refused(what, error) from error
-        except (foreign.BaseError, OSError) as error:
+        except (foreign.BaseError, OSError, _BadUrlError) as error:
             if isinstance(error, PermissionError):
                 raise self._refused(what, error) from error
             raise self._away(what, error) from error
@@ -204,7 +212,7 @@ class DirectoryBucket(ObjectBucket):
     def __init__(self, root: Path, *, create: bool) -> None:
         self._where = f"file://{root}"
         self._root = root
-        with self._asking("open it"):
+        with self._asking("be opened"):
             if create:
                 root.mkdir(mode=0o755, parents=True, exist_ok=True)
             self._check()
@@ -237,7 +245,7 @@ class DirectoryBucket(ObjectBucket):
 
     def put_many(self, uploads: Iterable[Upload], on_sent: Callable[[Upload], None]) -> None:
         staging = self._root / "incoming" / disk.unique_name()
-        with self._asking("write to it"):
+        with self._asking("take new objects"):
             self._check()
             self._folder(staging.parent)
             _forget_stale(staging.parent)
@@ -263,7 +271,7 @@ class DirectoryBucket(ObjectBucket):
     def _publish(self, staged: Sequence[tuple[Path, Upload]]) -> None:
         if not staged:
             return
-        with self._asking("write to it"):
+        with self._asking("take new objects"):
             disk.sync_filesystem(self._root)
             for aside, upload in staged:
                 target = self._root / upload.key
@@ -354,6 +362,11 @@ def open_bucket(url: str, options: Mapping[str, str], *, create: bool = False) -
                 Reason.STORE_UNAVAILABLE, f"{url} is not a store: after file:// comes a whole path"
             )
         return DirectoryBucket(Path(rest), create=create)
+    if scheme not in _SCHEMES:
+        raise fault(
+            Reason.STORE_UNAVAILABLE,
+            f"{url} is not a store: it begins with none of {', '.join(sorted(_SCHEMES))}.",
+        )
     return ObjectBucket(url, options)
 
 

@@ -16,7 +16,7 @@ import msgspec
 from executord.files import digests, disk
 
 _FORM = 1
-_RACY_NS = 2_000_000_000
+RACY_NS = 2_000_000_000
 
 Known = tuple[int, int, int, int, bytes]
 """Size, mtime and ctime in ns, inode, digest."""
@@ -51,7 +51,7 @@ class StatCache:
 
     def remember(self, path: str, facts: os.stat_result, digest: str) -> None:
         """`facts` are from before the file was read."""
-        if max(facts.st_mtime_ns, facts.st_ctime_ns) + _RACY_NS < time.time_ns():
+        if max(facts.st_mtime_ns, facts.st_ctime_ns) + RACY_NS < time.time_ns():
             raw = bytes.fromhex(digests.hex_of(digest))
             self._now[os.fsencode(path)] = (*_marks(facts), raw)
 

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 
+from executord.core.reasons import Fault, FaultError, Reason
 from executord.core.run import Run
 from executord.ports import BindMount, ContainerSpec
 from executord.runs.context import RunRules, Tools
@@ -22,13 +23,19 @@ def instance_labels(rules: RunRules) -> Mapping[str, str]:
     return {INSTANCE_LABEL: rules.instance}
 
 
+def tier_gone(tier: str) -> Fault:
+    return Fault(Reason.TIER_GONE, f"There is no tier `{tier}` any more.")
+
+
 async def container_spec(run: Run, tools: Tools) -> ContainerSpec:
-    """FaultError SECRETS_LOST where the run's secrets did not survive."""
+    """FaultError SECRETS_LOST, TIER_GONE where a restart left the run without what it needs."""
     rules = tools.rules
     assignment = run.assignment
     assert run.image is not None
     assert run.workspace is not None
-    tier = rules.tiers[assignment.tier]
+    tier = rules.tiers.get(assignment.tier)
+    if tier is None:
+        raise FaultError(tier_gone(assignment.tier))
     binds = [
         BindMount(source=mount.source, target=mount.target, read_only=mount.read_only)
         for mount in assignment.mounts

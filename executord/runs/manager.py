@@ -9,7 +9,7 @@ import structlog
 from executord.core import admission
 from executord.core.admission import Capacity, Ledger, Waiting
 from executord.core.lifecycle import accept
-from executord.core.messages import Resumed, SlotReserved, StopAsked
+from executord.core.messages import Crashed, Resumed, SlotReserved, StopAsked
 from executord.core.refusals import Refusal, RefusedError
 from executord.core.run import Run, StopOrder, Transition, UsageSummary
 from executord.core.states import State
@@ -22,6 +22,7 @@ from executord.ports import (
     UsageSample,
 )
 from executord.runs.actor import RunActor
+from executord.runs.container import tier_gone
 from executord.runs.context import Tools
 from executord.runs.describe import NodeFacts, node_state
 from executord.runs.drafts import AssignmentDraft, Submitted
@@ -80,10 +81,13 @@ class RunManager:
                 self._reserve(run)
         for run in runs:
             actor = self._begin(run)
-            if run.state is State.QUEUED:
+            now = self._tools.clock.now()
+            if run.state is not State.QUEUED:
+                actor.post(Resumed(at=now))
+            elif run.assignment.tier in self._ledger.tiers:
                 self._enqueue(run)
             else:
-                actor.post(Resumed(at=self._tools.clock.now()))
+                actor.post(Crashed(at=now, fault=tier_gone(run.assignment.tier)))
         self._admit()
 
     async def leave(self) -> None:
@@ -298,7 +302,7 @@ class RunManager:
         live = self._live.get(run.id)
         return live.actor.run if live else run
 
-    def _changed(self, run: Run, transitions: Sequence[Transition]) -> None:
+    def _changed(self, _run: Run, transitions: Sequence[Transition]) -> None:
         if transitions:
-            self._observer.changed(run, transitions)
+            self._observer.changed(transitions)
             self._feed.grew_to(transitions[-1].seq)

@@ -1,4 +1,4 @@
-"""What has to be told when runs change: metrics, the outbox, and a last line for the log."""
+"""What has to be told when runs change: metrics, and a last line for the log."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -16,25 +16,22 @@ class TransitionMetrics(Protocol):
 
 
 class Observer:
-    """`wake_outbox` is called after something was committed that upstream should hear of."""
+    """`restore_samples` reads what the journal keeps of an ended run's usage."""
 
     def __init__(
         self,
         *,
         journal: Journal,
         metrics: TransitionMetrics,
-        wake_outbox: Callable[[], None],
         restore_samples: Callable[[object], Sequence[UsageSample]],
     ) -> None:
         self._journal = journal
         self._metrics = metrics
-        self._wake_outbox = wake_outbox
         self._restore_samples = restore_samples
 
-    def changed(self, _run: Run, transitions: Sequence[Transition]) -> None:
+    def changed(self, transitions: Sequence[Transition]) -> None:
         for transition in transitions:
             self._metrics.transition(transition)
-        self._wake_outbox()
 
     def ended(self, run: Run) -> None:
         """One line that tells the run's whole story."""

@@ -29,7 +29,6 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 _DEADLINE_SECONDS = 10.0
-_REMOVAL_TRIES = 20
 _REMOVAL_PAUSE_SECONDS = 0.05
 _THREADS = 2
 
@@ -48,6 +47,7 @@ class Samplers:
         cgroup_version: int,
         instance: str,
         disk: Path = Path("/"),
+        removal_seconds: float = 1.0,
         proc: Path = Path("/proc"),
     ) -> None:
         self._interval_seconds = interval_seconds
@@ -55,6 +55,7 @@ class Samplers:
         self._version = cgroup_version
         self._instance = instance
         self._proc = proc
+        self._removal_seconds = removal_seconds
         self._host = HostMeter(disk)
         self._watched: dict[str, Watched] = {}
         self._active: dict[str, Watched] = {}
@@ -129,13 +130,8 @@ class Samplers:
             watched = self._watched.pop(run_id, None)
             if watched is not None:
                 await self._in_thread(watched.close)
-            remove = functools.partial(self._remove_group, run_id)
-            for _ in range(_REMOVAL_TRIES):
-                if await self._in_thread(remove):
-                    break
-                await asyncio.sleep(_REMOVAL_PAUSE_SECONDS)
-            else:
-                log.warning("usage.group_left", run_id=run_id, why="processes are still in it")
+            if not await self._group_removed(run_id):
+                log.warning("usage.group_left", run_id=run_id, why="something is still in it")
         self._turns.pop(run_id, None)
 
     def record(self, run_id: str) -> Mapping[str, object] | None:
@@ -208,11 +204,23 @@ class Samplers:
                 watched.note_end(look)
         watched.summarize()
 
+    async def _group_removed(self, run_id: str) -> bool:
+        """A group whose last process has just ended is busy for a moment more."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._removal_seconds
+        while not await self._in_thread(functools.partial(self._remove_group, run_id)):
+            if loop.time() >= deadline:
+                return False
+            await asyncio.sleep(_REMOVAL_PAUSE_SECONDS)
+        return True
+
     async def _tick(self) -> None:
         loop = asyncio.get_running_loop()
         due = loop.time()
         while True:
-            await self._some_active.wait()
+            if not self._some_active.is_set():
+                await self._some_active.wait()
+                due = loop.time()
             due = max(due + self._interval_seconds, loop.time())
             await asyncio.sleep(due - loop.time())
             active = dict(self._active)

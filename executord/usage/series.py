@@ -14,6 +14,7 @@ from executord.ports import UsageSample
 
 _VERSION = 1
 _MOST_BUCKETS = 120
+_NEARLY = 0.75  # of a width: samples are never taken at quite equal distances
 
 _KEPT = (
     "cpu_seconds",
@@ -42,6 +43,7 @@ _COLUMNS = (
 class Bucket:
     """`last` is the newest sample in it."""
 
+    began: float
     last: UsageSample
     samples: int
     cores_sum: float
@@ -54,7 +56,7 @@ class Bucket:
     @classmethod
     def of(cls, sample: UsageSample) -> "Bucket":
         cores, memory = sample.cpu_cores, sample.memory_bytes
-        return cls(sample, 1, cores, cores, cores, memory, memory, memory)
+        return cls(sample.time, sample, 1, cores, cores, cores, memory, memory, memory)
 
     def add(self, later: "Bucket") -> None:
         self.last = later.last
@@ -81,18 +83,13 @@ class Series:
     def __init__(self, *, width_seconds: float) -> None:
         self.width_seconds = width_seconds
         self.buckets: list[Bucket] = []
-        self._begin: float | None = None
-        self._slot = 0
 
     def add(self, sample: UsageSample) -> None:
-        if self._begin is None:
-            self._begin = sample.time
-        slot = int((sample.time - self._begin) / self.width_seconds)
-        if self.buckets and slot <= self._slot:
-            self.buckets[-1].add(Bucket.of(sample))
+        newest = self.buckets[-1] if self.buckets else None
+        if newest is not None and sample.time - newest.began < _NEARLY * self.width_seconds:
+            newest.add(Bucket.of(sample))
             return
         self.buckets.append(Bucket.of(sample))
-        self._slot = slot
         if len(self.buckets) > _MOST_BUCKETS:
             self._widen()
 
@@ -108,7 +105,6 @@ class Series:
             merged.append(bucket)
         self.buckets = merged
         self.width_seconds *= 2
-        self._slot //= 2
 
 
 def to_json(series: Series, summary: UsageSummary | None) -> Mapping[str, object]:

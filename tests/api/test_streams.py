@@ -279,7 +279,7 @@ async def test_a_server_with_open_streams_stops_quickly_and_breaks_them_off() ->
         await until(api, 5)
         began = time.monotonic()
         await api.server.stop()
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 0.5  # what an idle server needs, and no time-out
         assert api.parts.consoles.open_readers == 0
         for response in responses:
             with pytest.raises(aiohttp.ClientPayloadError):

@@ -403,7 +403,7 @@ async def test_a_build_that_fails_names_the_step(bench: Bench) -> None:
     fault = caught.value.fault
     assert fault.reason is Reason.BUILD_FAILED
     assert fault.side is Side.USER
-    assert "Step 3/" in fault.detail
+    assert "Step 4/" in fault.detail
     assert "RUN exit 7" in fault.detail
     assert await bench.engine.inspect_image(tag) is None
 
@@ -426,16 +426,19 @@ async def test_a_build_on_a_base_from_a_dead_registry_is_the_platforms_matter(
     assert caught.value.fault.reason is Reason.REGISTRY_UNAVAILABLE
 
 
-async def test_a_build_that_is_closed_early_makes_no_image(bench: Bench) -> None:
+async def test_a_build_that_is_closed_early_leaves_neither_image_nor_container(
+    bench: Bench,
+) -> None:
     tag = f"executord-test/{bench.mark}:closed"
-    spec = BuildSpec(
-        tag=tag, dockerfile=f"FROM {bench.image}\nRUN sleep 600\n", labels=bench.labels
-    )
+    label = f"LABEL executord.test={bench.mark}"
+    spec = BuildSpec(tag=tag, dockerfile=f"FROM {bench.image}\n{label}\nRUN sleep 600\n")
     async with aclosing(bench.engine.build_image(spec)) as steps:
         async for step in steps:
-            if step.step == 2:
+            if step.step == 3:
                 break
-    await asyncio.sleep(0.3)
+    async with asyncio.timeout(15):
+        while await bench.engine.list_containers(bench.labels):  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
     assert await bench.engine.inspect_image(tag) is None
 
 

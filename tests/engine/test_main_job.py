@@ -223,9 +223,7 @@ def test_two_runs_from_one_base_keep_both_their_results(daemon: Daemon, project:
     base = push(daemon, project, "alice/two")
     heads = []
     for word in ("one", "two"):
-        run_id = daemon.sh(
-            f"echo {word} > keep.txt", project="alice/two", files={"revision": base}
-        )
+        run_id = daemon.sh(f"echo {word} > keep.txt", project="alice/two", files={"revision": base})
         heads.append(daemon.wait(run_id)["result"])
     assert [result["head"] for result in heads] == ["moved", "conflict"]
     assert heads[0]["revision"] != heads[1]["revision"]

@@ -71,7 +71,8 @@ class Node:
                 await asyncio.wait_for(ended(), 30)
             facts = await self.engine.inspect_container(container)
             assert facts is not None
-            output = Path(facts.log_path).read_text() if facts.log_path else ""
+            log = Path(facts.log_path)
+            output = await asyncio.to_thread(log.read_text) if facts.log_path else ""
             assert facts.exit_code == 0, output
             return output
         finally:

@@ -15,7 +15,6 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from executord.core.reasons import Fault, FaultError, Reason
@@ -25,48 +24,16 @@ from executord.ports import (
     BuildStep,
     ContainerFacts,
     ContainerSpec,
-    ContainerState,
     EngineFacts,
     ImageFacts,
     Progress,
 )
+from tests.fakes.engine_containers import FakeContainer
 from tests.fakes.engine_images import FakeImages, RemoteImage, digest_of, with_tag
 from tests.fakes.engine_programs import FakeVolume, Process, Program, Script, code_of_signal
 
 UNAVAILABLE = Fault(Reason.ENGINE_UNAVAILABLE, "The container engine does not answer.")
 _FIRST_PID = 5_000_000  # above any kernel's pid_max: nobody's process
-
-
-@dataclass(slots=True)
-class FakeContainer:
-    id: str
-    spec: ContainerSpec
-    log_path: str
-    state: ContainerState = "created"
-    pid: int = 0
-    exit_code: int | None = 0
-    oom_killed: bool = False
-    error: str = ""
-    started_at: float | None = None
-    finished_at: float | None = None
-    process: Process | None = None
-    task: asyncio.Task[None] | None = None
-    watchers: set[asyncio.Event] = field(default_factory=set)
-
-    def facts(self) -> ContainerFacts:
-        return ContainerFacts(
-            id=self.id,
-            name=self.spec.name,
-            state=self.state,
-            pid=self.pid,
-            exit_code=self.exit_code if self.state in ("exited", "dead") or self.error else None,
-            oom_killed=self.oom_killed,
-            error=self.error,
-            started_at=self.started_at,
-            finished_at=self.finished_at,
-            log_path=self.log_path,
-            labels=self.spec.labels,
-        )
 
 
 class FakeEngine:

@@ -99,7 +99,9 @@ class Bench(ABC):
 
     async def build(self, tag: str, instructions: str) -> list[BuildStep]:
         spec = BuildSpec(
-            tag=tag, dockerfile=f"FROM {self.image}\n{instructions}", labels=self.labels
+            tag=tag,
+            dockerfile=f"FROM {self.image}\nLABEL executord.test={self.mark}\n{instructions}",
+            labels=self.labels,
         )
         return [step async for step in self.engine.build_image(spec)]
 
@@ -171,6 +173,7 @@ class RealBench(Bench):
             await self.engine.remove_volume(volume)
         for image in await self.engine.list_images():
             is_ours = image.labels.get("executord.test") == self.mark
+            is_ours = is_ours or image.id in self.registry.image_ids
             for name in image.tags or ((image.id,) if is_ours else ()):
                 if is_ours or self.mark in name:
                     await self._remove_image(name)

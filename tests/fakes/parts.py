@@ -173,12 +173,15 @@ class FakeMeters:
         self.running: set[str] = set()
         self.released: set[str] = set()
         self.oom_kills: int | None = 0
+        self.broken = False
 
     def cgroup_parent(self, run_id: str) -> str:
         return f"/executord/{run_id}"
 
     async def start(self, run_id: str, pid: int) -> None:
         assert pid
+        if self.broken:
+            raise KeyError("a bug")
         self.running.add(run_id)
 
     async def finish(self, run_id: str) -> UsageSummary | None:

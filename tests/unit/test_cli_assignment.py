@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -87,7 +88,7 @@ def test_a_variable_without_a_value_takes_the_one_it_has_here(
         (lambda: made.keep_on("succeeded,sometimes"), "'sometimes'"),
     ],
 )
-def test_a_malformed_option_is_named(call, named) -> None:  # type: ignore[no-untyped-def]
+def test_a_malformed_option_is_named(call: Callable[[], object], named: str) -> None:
     with pytest.raises(UsageProblemError) as raised:
         call()
     assert named in raised.value.message

@@ -117,7 +117,7 @@ def test_a_path_that_no_socket_can_have_is_not_reachable(tmp_path: Path) -> None
 def test_a_daemon_that_hangs_meets_the_deadline(daemon: FakeDaemon) -> None:
     daemon.stall_seconds = 3.0
     began = time.monotonic()
-    with pytest.raises(UnreachableError, match="did not answer within 0.2 s"):
+    with pytest.raises(UnreachableError, match="did not answer within"):
         Client(str(daemon.path), deadline_seconds=0.2).get("/healthz")
     assert time.monotonic() - began < 2.0
 

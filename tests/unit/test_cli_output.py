@@ -57,7 +57,8 @@ def test_machine_times_are_utc_with_microseconds() -> None:
 
 def test_how_long_ago_is_whole_seconds() -> None:
     assert units.ago(100.0, now=100.5) == "now"
-    assert units.ago(100.0, now=165.9) == "1m 5s ago"
+    assert units.ago(100.0, now=165.9) == "1m 6s ago"
+    assert units.ago(100.0, now=103.9) == "3s ago"
     assert units.ago(200.0, now=100.0) == "now"
 
 

@@ -72,10 +72,14 @@ def test_a_name_that_leads_elsewhere_is_no_name(name: str) -> None:
         '{"entries":[{"kind":"file","name":"a","digest":"sha256:zz"}]}',
         '{"entries":[{"kind":"file","name":"a","digest":"D","size":-1}]}',
         '{"entries":[{"kind":"device","name":"a","digest":"D"}]}',
-        '{"entries":[{"kind":"file","name":"b","digest":"D"},'
-        '{"kind":"file","name":"a","digest":"D"}]}',
-        '{"entries":[{"kind":"file","name":"a","digest":"D"},'
-        '{"kind":"file","name":"a","digest":"D"}]}',
+        (
+            '{"entries":[{"kind":"file","name":"b","digest":"D"},'
+            '{"kind":"file","name":"a","digest":"D"}]}'
+        ),
+        (
+            '{"entries":[{"kind":"file","name":"a","digest":"D"},'
+            '{"kind":"file","name":"a","digest":"D"}]}'
+        ),
         '{"entries":[{"kind":"file","name":"a","digest":"D","target":"x"}]}',
         '{"entries":[{"kind":"file","name":"a","digest":"D","count":3}]}',
         '{"entries":[{"kind":"link","name":"a","size":1}]}',

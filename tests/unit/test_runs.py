@@ -55,6 +55,7 @@ class Node:
     max_queue: int = 100
     allowed_mounts: tuple[Path, ...] = ()
     boot_id: str = "boot-1"
+    tier: str = "small"
     engine: FakeEngine = field(init=False)
     journal: FakeJournal = field(default_factory=FakeJournal)
     files: FakeFiles = field(default_factory=FakeFiles)
@@ -62,14 +63,13 @@ class Node:
     consoles: FakeConsoles = field(default_factory=FakeConsoles)
     meters: FakeMeters = field(default_factory=FakeMeters)
     manager: RunManager = field(init=False)
-    woken: int = 0
 
     def __post_init__(self) -> None:
         self.engine = FakeEngine(root=self.directory, deadline_seconds=0.05)
         self.engine.images.add("python:3", image_id=IMAGE_ID)
 
     async def start(self) -> RunManager:
-        tier = Tier(name="small", cpus=1, memory_bytes=64 << 20, max_runs=self.slots)
+        tier = Tier(name=self.tier, cpus=1, memory_bytes=64 << 20, max_runs=self.slots)
         rules = RunRules(
             node="n",
             instance="1234abcd",
@@ -79,8 +79,8 @@ class Node:
             pids_limit=100,
             stop_grace_seconds=0.1,
             console_limit_bytes=1 << 20,
-            tiers={"small": tier},
-            default_tier="small",
+            tiers={self.tier: tier},
+            default_tier=self.tier,
             max_queue=self.max_queue,
             allowed_mounts=self.allowed_mounts,
             boot_id=self.boot_id,
@@ -99,7 +99,6 @@ class Node:
         observer = Observer(
             journal=self.journal,
             metrics=NoMetrics(),
-            wake_outbox=self._wake,
             restore_samples=lambda _: (),
         )
         self.manager = RunManager(
@@ -112,9 +111,6 @@ class Node:
         )
         await self.manager.take_up(await self.journal.unfinished_runs())
         return self.manager
-
-    def _wake(self) -> None:
-        self.woken += 1
 
     async def restart(self) -> RunManager:
         await self.manager.leave()
@@ -165,6 +161,11 @@ async def eventually(holds: Callable[[], bool | Awaitable[bool]]) -> None:
             await asyncio.sleep(0.005)
 
 
+async def collecting(node: Node, run: Run) -> None:
+    """Its container runs and is watched."""
+    await eventually(lambda: run.id in node.consoles.collecting)
+
+
 # -- the engine misbehaves -------------------------------------------------------------------------
 
 
@@ -172,7 +173,7 @@ async def test_an_engine_that_hangs_while_a_run_executes_changes_no_state(node: 
     node.engine.default_program = SLEEPS_FOR_EVER
     run = await node.submit()
     await node.until(run.id, State.RUNNING)
-    await eventually(lambda: run.id in node.consoles.collecting)
+    await collecting(node, run)
     before = await node.states(run.id)
     node.engine.hang()
     await node.engine.restart(live_restore=True)
@@ -210,7 +211,7 @@ async def test_a_lost_watch_of_a_running_container_is_taken_up_again(node: Node)
     over = asyncio.Event()
     node.engine.default_program = Script(until=over, exit_code=4)
     run = await node.submit()
-    await eventually(lambda: run.id in node.consoles.collecting)
+    await collecting(node, run)
     await node.engine.restart(live_restore=True)
     await asyncio.sleep(0.2)
     over.set()
@@ -221,7 +222,7 @@ async def test_a_lost_watch_of_a_running_container_is_taken_up_again(node: Node)
 async def test_a_container_removed_by_a_stranger_is_lost_and_not_made_again(node: Node) -> None:
     node.engine.default_program = SLEEPS_FOR_EVER
     run = await node.submit()
-    await eventually(lambda: run.id in node.consoles.collecting)
+    await collecting(node, run)
     await node.engine.remove_by_a_stranger(next(iter(node.engine.containers)))
     ended = await node.ended(run.id)
     assert (ended.state, ended.reason) == (State.ERROR, Reason.CONTAINER_LOST)
@@ -280,7 +281,7 @@ async def test_a_stop_while_the_container_is_created_ends_in_stopped(node: Node)
 async def test_a_run_that_ignores_sigterm_is_killed_after_its_grace(node: Node) -> None:
     node.engine.default_program = Script(seconds=1000, ignores=frozenset({"SIGTERM"}))
     run = await node.submit()
-    await eventually(lambda: run.id in node.consoles.collecting)
+    await collecting(node, run)
     await node.manager.stop(run.id, StopOrder(grace_seconds=0.1))
     assert (await node.ended(run.id)).state is State.STOPPED
     assert [signal for _, signal in node.engine.signals][:2] == ["SIGTERM", "SIGKILL"]
@@ -290,7 +291,7 @@ async def test_files_of_a_stopped_run_are_kept_and_of_a_discarded_one_not(node: 
     node.engine.default_program = SLEEPS_FOR_EVER
     for results, kept in ((Results.KEEP, 1), (Results.DISCARD, 0)):
         run = await node.submit()
-        await eventually(lambda run=run: run.id in node.consoles.collecting)
+        await collecting(node, run)
         await node.manager.stop(run.id, StopOrder(results=results, grace_seconds=0.0))
         await node.ended(run.id)
         assert node.files.kept[run.id] == kept
@@ -322,7 +323,7 @@ async def test_a_run_that_executes_is_adopted_and_not_started_again(node: Node) 
     over = asyncio.Event()
     node.engine.default_program = Script(until=over)
     run = await node.submit()
-    await eventually(lambda: run.id in node.consoles.collecting)
+    await collecting(node, run)
     await node.restart()
     over.set()
     ended = await node.ended(run.id)
@@ -335,7 +336,7 @@ async def test_an_exit_while_no_daemon_was_there_is_found(node: Node) -> None:
     over = asyncio.Event()
     node.engine.default_program = Script(until=over, exit_code=9)
     run = await node.submit()
-    await eventually(lambda: run.id in node.consoles.collecting)
+    await collecting(node, run)
     await node.manager.leave()
     over.set()
     await asyncio.sleep(0.05)
@@ -347,7 +348,7 @@ async def test_an_exit_while_no_daemon_was_there_is_found(node: Node) -> None:
 async def test_a_container_that_vanished_over_a_restart_is_not_made_again(node: Node) -> None:
     node.engine.default_program = SLEEPS_FOR_EVER
     run = await node.submit()
-    await eventually(lambda: run.id in node.consoles.collecting)
+    await collecting(node, run)
     await node.manager.leave()
     await node.engine.remove_by_a_stranger(next(iter(node.engine.containers)))
     await node.start()
@@ -360,7 +361,7 @@ async def test_an_exit_with_0_across_a_reboot_is_not_believed(node: Node) -> Non
     over = asyncio.Event()
     node.engine.default_program = Script(until=over)
     run = await node.submit()
-    await eventually(lambda: run.id in node.consoles.collecting)
+    await collecting(node, run)
     await node.manager.leave()
     over.set()
     await asyncio.sleep(0.05)
@@ -379,6 +380,19 @@ async def test_waiting_runs_keep_their_order_over_a_restart(node: Node) -> None:
     assert [node.manager.queue_position(run_id) for run_id in ids[2:]] == [0, 1, 2]
 
 
+async def test_a_waiting_run_whose_tier_is_gone_after_a_restart_says_so(node: Node) -> None:
+    node.engine.default_program = SLEEPS_FOR_EVER
+    ids = [(await node.submit()).id for _ in range(node.slots + 1)]
+    await node.until(ids[0], State.RUNNING)
+    await node.manager.leave()
+    node.tier = "other"
+    await node.start()
+    ended = await node.ended(ids[-1])
+    assert (ended.state, ended.reason) == (State.ERROR, Reason.TIER_GONE)
+    await node.manager.stop(ids[0], StopOrder(grace_seconds=0.0))
+    assert (await node.ended(ids[0])).state is State.STOPPED
+
+
 async def test_a_preparing_run_is_prepared_again_after_a_restart(node: Node) -> None:
     node.files.preparing.close()
     run = await node.submit()
@@ -392,7 +406,7 @@ async def test_a_preparing_run_is_prepared_again_after_a_restart(node: Node) -> 
 async def test_a_stop_that_was_asked_before_a_restart_is_carried_out_after_it(node: Node) -> None:
     node.engine.default_program = Script(seconds=1000, ignores=frozenset({"SIGTERM"}))
     run = await node.submit()
-    await eventually(lambda: run.id in node.consoles.collecting)
+    await collecting(node, run)
     await node.manager.stop(run.id, StopOrder(grace_seconds=60))
     await node.manager.leave()
     for container in node.engine.containers.values():
@@ -435,16 +449,12 @@ async def test_building_is_shown_and_its_output_is_on_the_console(node: Node) ->
 
 
 async def test_a_bug_in_a_stage_costs_that_run_only(node: Node) -> None:
-    node.meters.start = broken  # type: ignore[method-assign]
+    node.meters.broken = True
     run = await node.submit()
     ended = await node.ended(run.id)
     assert (ended.state, ended.reason) == (State.ERROR, Reason.INTERNAL)
-    del node.meters.start
+    node.meters.broken = False
     assert (await node.ended((await node.submit()).id)).state is State.SUCCEEDED
-
-
-async def broken(*_: object) -> None:
-    raise KeyError("x")
 
 
 # -- intake ----------------------------------------------------------------------------------------
@@ -481,7 +491,7 @@ async def test_secrets_lie_in_files_while_the_run_lives_and_are_gone_afterwards(
 ) -> None:
     node.engine.default_program = SLEEPS_FOR_EVER
     run = await node.submit(secrets={"TOKEN": "hush"})
-    await eventually(lambda: run.id in node.consoles.collecting)
+    await collecting(node, run)
     secret = node.directory / "secrets" / run.id / "TOKEN"
     assert secret.read_text() == "hush"
     assert secret.stat().st_mode & 0o777 == 0o400
@@ -540,14 +550,14 @@ async def test_no_more_runs_hold_a_slot_than_the_tier_has(node: Node) -> None:
         assert (await node.ended(run_id)).state is State.SUCCEEDED
 
 
-async def test_followers_are_woken_and_the_outbox_too(node: Node) -> None:
+async def test_followers_are_woken_by_what_happens(node: Node) -> None:
     last = await node.journal.last_seq()
     waiting = asyncio.create_task(node.manager.wait_for_events(last, 5))
     await asyncio.sleep(0)
     run = await node.submit()
     await asyncio.wait_for(waiting, 1)
     await node.ended(run.id)
-    assert node.woken >= 5
+    assert [each.seq for each in await node.manager.transitions_after(last, 100)][:1] == [last + 1]
 
 
 async def test_an_unknown_run_is_refused_and_an_ended_one_cannot_be_stopped(node: Node) -> None:

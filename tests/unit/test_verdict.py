@@ -8,8 +8,6 @@ from executord.core.reasons import Reason, Side
 from executord.core.run import Evidence
 from executord.core.verdict import judge
 
-OURS = {"killed_by_us": True}
-
 CASES: list[tuple[str, dict[str, Any], Reason | None]] = [
     ("exit 0", {"exit_code": 0}, None),
     ("exit 1", {"exit_code": 1}, Reason.EXIT_CODE),
@@ -69,7 +67,7 @@ def test_an_end_is_explained_by_what_was_seen(
 
 
 def test_a_used_up_time_limit_explains_the_kill_it_led_to() -> None:
-    fault = judge(Evidence(exit_code=137, **OURS), time_limit_reached=True)
+    fault = judge(Evidence(exit_code=137, killed_by_us=True), time_limit_reached=True)
     assert fault is not None
     assert fault.reason is Reason.RUN_SECONDS_EXCEEDED
 

@@ -25,7 +25,7 @@ def events_command(session: Session, *, follow: bool, after: int) -> None:
         if session.as_json:
             output.json(event, compact=True)
         else:
-            print(_line(session, event), flush=follow)
+            output.line(_line(session, event), at_once=follow)
 
 
 def _line(session: Session, event: JsonObject) -> str:
@@ -33,7 +33,7 @@ def _line(session: Session, event: JsonObject) -> str:
     state = entered_state(data)
     before = safe(left_state(data))
     words = [
-        str(data.get("detail") or data.get("reason") or ""),
+        str(data.get("detail") or data.get("sentence") or data.get("reason") or ""),
         costs_words(data.get("costs") or ()),
     ]
     return (

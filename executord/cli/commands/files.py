@@ -1,11 +1,9 @@
 """`executorctl files` and `sync`: what a run has changed."""
 
-import base64
-
 import click
 
-from executord.cli.client import JsonObject, quoted
-from executord.cli.describe import result_words
+from executord.cli.client import quoted
+from executord.cli.describe import path_of, result_words
 from executord.cli.session import Command, Session, pass_session, run_argument
 from executord.cli.terminal import safe
 
@@ -27,14 +25,6 @@ def files_command(session: Session, *, run_id: str) -> None:
         session.output.change(str(change.get("kind")), change.get("size_bytes"), path_of(change))
     if not changes:
         session.output.note("No file has changed.")
-
-
-def path_of(change: JsonObject) -> str:
-    """The path; bytes in it that are not UTF-8 as surrogates."""
-    encoded = change.get("path_base64")
-    if encoded:
-        return base64.b64decode(encoded).decode(errors="surrogateescape")
-    return str(change.get("path") or "")
 
 
 @click.command("sync", cls=Command)

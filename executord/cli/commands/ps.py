@@ -16,6 +16,10 @@ _HEADERS = ("run", "project", "state", "since", "tier", "command", "why")
 _STATE, _COMMAND = 2, 40
 
 
+def _complete_state(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
+    return [state for state in STATE_STYLES if state.lower().startswith(incomplete.lower())]
+
+
 @click.command("ps", cls=Command)
 @click.option("-a", "--all", "everything", is_flag=True, help="Ended runs too.")
 @click.option(
@@ -23,6 +27,7 @@ _STATE, _COMMAND = 2, 40
     metavar="STATE",
     type=click.Choice(list(STATE_STYLES), case_sensitive=False),
     help="Only runs in this state.",
+    shell_complete=_complete_state,
 )
 @click.option("--project", metavar="OWNER/NAME", help="Only runs of this project.")
 @click.option("-n", "--limit", type=click.IntRange(min=1), help="At most so many, newest first.")

@@ -8,9 +8,9 @@ import click
 
 from executord.cli import store as file_store
 from executord.cli.assignment import assignment, is_revision, new_run_id, this_user
-from executord.cli.client import JsonObject
+from executord.cli.client import JsonObject, quoted
 from executord.cli.describe import process_exit_code
-from executord.cli.errors import EXIT_INTERRUPTED, ConnectionLostError, UsageProblemError
+from executord.cli.errors import EXIT_INTERRUPTED, CliError, ConnectionLostError, UsageProblemError
 from executord.cli.live import Follower
 from executord.cli.session import Command, Session, pass_session
 from executord.cli.store import store_option
@@ -112,13 +112,24 @@ def _print_submitted(session: Session, run: JsonObject) -> None:
     session.output.note(f"Follow it with `executorctl logs -f {run['id']}`.")
 
 
+def _changes(session: Session, run: JsonObject) -> list[JsonObject]:
+    """What the run has changed, where that is still known: said beside its end, never instead."""
+    result = run.get("result") or {}
+    if session.quiet or not any(result.get(kind) for kind in ("added", "changed", "deleted")):
+        return []
+    try:
+        return session.client.get(f"/v1/runs/{quoted(str(run['id']))}/files").get("changes") or []
+    except CliError:
+        return []
+
+
 def _follow(session: Session, run_id: str, *, raw: bool) -> int:
     view = make_view(raw=raw, quiet=session.quiet, as_json=session.as_json)
     hint = f"{run_id} goes on; follow it with `executorctl logs -f {run_id}`."
     try:
         run = Follower(session.client, run_id, view).follow()
         if run is not None:
-            view.end(run)
+            view.end(run, _changes(session, run))
     except BrokenPipeError:
         session.output.note(f"Nobody reads the output any more. {hint}")
         raise

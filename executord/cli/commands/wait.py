@@ -32,9 +32,8 @@ def wait_command(session: Session, *, run_ids: tuple[str, ...], timeout: float |
         ended.append(run)
         if not session.as_json and not session.quiet:
             reason = f"  {safe(why(run))}" if is_terminal(str(run["state"])) else "  (still)"
-            session.output.line(
-                f"{run['id']} {session.output.state(run['state'])}{reason}".rstrip()
-            )
+            line = f"{run['id']} {session.output.state(run['state'])}{reason}"
+            session.output.line(line.rstrip(), at_once=True)
     if session.as_json:
         session.output.json({"runs": ended})
     return 0 if all(run.get("state") == "Succeeded" for run in ended) else EXIT_FAILED

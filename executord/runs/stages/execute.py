@@ -220,7 +220,7 @@ async def _ended(
 def _evidence(run: Run, tools: Tools, end: _End, usage: UsageSummary | None) -> Evidence:
     seen = Evidence(
         killed_by_us=run.stop is not None or run.time_limit_reached,
-        memory_limit_bytes=tools.rules.tiers[run.assignment.tier].memory_bytes,
+        memory_limit_bytes=_memory_limit(run, tools),
         host_restarted=bool(run.container) and _boot_of(run, tools) != tools.rules.boot_id,
         oom_kills=usage.oom_kills if usage else None,
         memory_peak_bytes=usage.memory_peak_bytes if usage else None,
@@ -241,6 +241,11 @@ def _evidence(run: Run, tools: Tools, end: _End, usage: UsageSummary | None) -> 
         started_at=end.facts.started_at,
         finished_at=end.facts.finished_at,
     )
+
+
+def _memory_limit(run: Run, tools: Tools) -> int:
+    tier = tools.rules.tiers.get(run.assignment.tier)
+    return tier.memory_bytes if tier else 0
 
 
 def _costs(evidence: Evidence, started_in: float) -> tuple[StageCost, ...]:
