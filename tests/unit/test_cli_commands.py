@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes.daemon import FakeDaemon, cost, problem
+from tests.fakes.daemon import FakeDaemon, problem
+from tests.fakes.daemon_runs import cost
 from tests.fakes.executorctl import Live, ctl
 
 NODE = {

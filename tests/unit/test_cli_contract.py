@@ -12,7 +12,8 @@ from executord.api import answers
 from executord.core.cloudevents import CloudEvent
 from executord.core.states import State
 from tests.fakes.api import Api, serving
-from tests.fakes.daemon import FakeDaemon, cost, progress
+from tests.fakes.daemon import FakeDaemon
+from tests.fakes.daemon_runs import cost, progress
 from tests.fakes.executorctl import Live, ctl
 from tests.fakes.services import ended
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.daemon import FakeDaemon, FakeRun, cost, progress
+from tests.fakes.daemon import FakeDaemon
+from tests.fakes.daemon_runs import FakeRun, cost, progress
 from tests.fakes.executorctl import COMMAND, Live, ctl, environment
 
 
