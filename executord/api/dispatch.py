@@ -138,11 +138,8 @@ class Dispatcher:
         return body_of(raw, self._decoders[route.name])
 
     async def _read(self, request: web.Request) -> bytes:
-        too_large = ProblemError(
-            problems.BODY_TOO_LARGE, f"A body may have {MAX_BODY_BYTES} bytes at most."
-        )
         if (request.content_length or 0) > MAX_BODY_BYTES:
-            raise too_large
+            raise _too_large()
         try:
             async with asyncio.timeout(self._limits.body_seconds):
                 if hdrs.EXPECT in request.headers:
@@ -150,7 +147,7 @@ class Dispatcher:
                     request.writer.output_size = 0  # that was no part of the answer
                 return await request.read()
         except web.HTTPRequestEntityTooLarge as error:
-            raise too_large from error
+            raise _too_large() from error
         except TimeoutError as error:
             raise ProblemError(
                 problems.REQUEST_TIMEOUT,
@@ -185,6 +182,10 @@ class Dispatcher:
         except ConnectionError:
             pass  # nobody is left to be answered
         return response
+
+
+def _too_large() -> ProblemError:
+    return ProblemError(problems.BODY_TOO_LARGE, f"A body may have {MAX_BODY_BYTES} bytes at most.")
 
 
 def _refuse_stranger(route: Route, caller: Caller) -> None:

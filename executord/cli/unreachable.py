@@ -9,6 +9,7 @@ from pathlib import Path
 
 from executord.cli.errors import UnreachableError
 
+_SUPERUSERS = "root"  # nobody should be told to join this group
 _OTHER_SOCKET = "name another socket with --socket or EXECUTORD_SOCKET."
 
 
@@ -43,6 +44,11 @@ def explain(socket_path: str, error: OSError, deadline_seconds: float) -> Unreac
 def _permission_denied(socket_path: str) -> UnreachableError:
     message = f"You may not use the daemon's socket {socket_path}."
     group = _open_to_group(socket_path)
+    if group == _SUPERUSERS:
+        return UnreachableError(
+            f"{message} It is open to root alone.",
+            advice="Ask whoever runs this node to set `api.socket_group` to a group of yours.",
+        )
     if group is None:
         return UnreachableError(message, advice="Ask whoever runs this node for access to it.")
     return UnreachableError(

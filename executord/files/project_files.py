@@ -21,6 +21,7 @@ from executord.files import disk as disks
 from executord.files.blobs import Blobs
 from executord.files.bucket import LazyBucket
 from executord.files.diff import diff
+from executord.files.digests import is_digest
 from executord.files.directories import MovedError
 from executord.files.faults import disk, fault
 from executord.files.keep import Keeper, check_can_keep
@@ -280,6 +281,9 @@ class ProjectFiles:
     # -- the cache ---------------------------------------------------------------------------------
 
     async def read_revision(self, digest: str) -> Revision:
+        """Raises REVISION_NOT_FOUND, also for what is no digest, and the store's faults."""
+        if not is_digest(digest):
+            raise fault(Reason.REVISION_NOT_FOUND, f"{digest[:80]!r} is not a revision's digest.")
         return await in_thread(self._quick, self._fetcher.revision, digest)
 
     async def stats(self) -> FilesStats:
@@ -330,6 +334,8 @@ class ProjectFiles:
                 await in_thread(self._sweeping, self._sweep)
             except FaultError as error:
                 log.warning("cache.sweep_failed", detail=error.fault.detail)
+            except Exception:  # a bug here must not let the disk fill up
+                log.exception("cache.sweep_crashed")
 
     def _sweep(self) -> None:
         with disk("tidy the file cache"):

@@ -81,7 +81,11 @@ class Snapshots:
             data = (self._home(tree) / "about").read_bytes()
         except FileNotFoundError:
             return None
-        return msgspec.json.decode(data, type=About)
+        try:
+            return msgspec.json.decode(data, type=About)
+        except msgspec.MsgspecError:
+            self._layout.throw_away(self._home(tree))  # not of our making: build it again
+            return None
 
     def lower(self, tree: str) -> Path:
         return self._home(tree) / "root"

@@ -1,6 +1,7 @@
 """Admits runs, owns their actors, and answers what is asked about them."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -69,6 +70,7 @@ class RunManager:
         self._feed = feed
         self._live: dict[str, _Live] = {}
         self._queue: dict[str, Waiting] = {}
+        self._waiting: Counter[str] = Counter()
         self._turns = Turns()
         self._leaving = False
 
@@ -113,9 +115,12 @@ class RunManager:
         self, draft: AssignmentDraft, secrets: Mapping[str, str], owner_uid: int
     ) -> Submitted:
         mark = fingerprint(draft, secrets, self._key)
-        known = await self._tools.journal.run(draft.id) if draft.id else None
-        if known is None:
-            self._refuse_if_unable(draft)
+        refusal = self._why_refused()
+        known = None
+        if draft.id and (refusal or secrets):
+            known = await self._tools.journal.run(draft.id)
+        if refusal is not None and known is None:
+            raise refusal
         assignment = assignment_of(
             draft, self._rules, secret_names=tuple(sorted(secrets)), owner_uid=owner_uid
         )
@@ -142,7 +147,8 @@ class RunManager:
         self._changed(accepted.run, accepted.transitions)
         self._begin(accepted.run)
         self._enqueue(accepted.run)
-        self._admit()
+        if self._waiting[assignment.tier] == 1:
+            self._admit()  # whoever waits behind others of its tier has to go on waiting
         return Submitted(run=accepted.run, created=True)
 
     async def stop(self, run_id: str, order: StopOrder) -> Run:
@@ -161,7 +167,7 @@ class RunManager:
             raise RefusedError(
                 Refusal.SHUTTING_DOWN, "The daemon is leaving; ask again when it is back."
             ) from None
-        self._queue.pop(run_id, None)
+        self._dequeue(run_id)
         return stopped
 
     # -- answers ---------------------------------------------------------------------------------
@@ -211,7 +217,11 @@ class RunManager:
 
     def queue_position(self, run_id: str) -> int | None:
         """0 is next; None when it does not wait."""
-        return list(self._queue).index(run_id) if run_id in self._queue else None
+        if run_id not in self._queue:
+            return None
+        if next(reversed(self._queue)) == run_id:
+            return len(self._queue) - 1
+        return next(place for place, waiting in enumerate(self._queue) if waiting == run_id)
 
     def node(self) -> NodeState:
         return node_state(
@@ -241,19 +251,19 @@ class RunManager:
             return "The daemon is leaving; ask again when it is back."
         return ""
 
-    def _refuse_if_unable(self, draft: AssignmentDraft) -> None:
+    def _why_refused(self) -> RefusedError | None:
+        """Why a run that is new cannot be taken now."""
         why_not = self._why_not_accepting()
         if why_not:
-            raise RefusedError(Refusal.SHUTTING_DOWN, why_not)
-        if draft.id in self._live:
-            return
+            return RefusedError(Refusal.SHUTTING_DOWN, why_not)
         if len(self._queue) >= self._rules.max_queue:
-            raise RefusedError(
+            return RefusedError(
                 Refusal.QUEUE_FULL,
                 f"{len(self._queue)} runs wait already (`runs.max_queue` = "
                 f"{self._rules.max_queue}).",
                 retry_after_seconds=_RETRY_AFTER_SECONDS,
             )
+        return None
 
     def _begin(self, run: Run) -> RunActor:
         actor = RunActor(run, tools=self._tools, on_change=self._changed)
@@ -282,7 +292,7 @@ class RunManager:
         if self._leaving:
             return
         for run_id in admission.next_admissible(self._queue.values(), self._ledger):
-            del self._queue[run_id]
+            self._dequeue(run_id)
             live = self._live[run_id]
             self._reserve(live.actor.run)
             now = self._tools.clock.now()
@@ -291,6 +301,12 @@ class RunManager:
 
     def _enqueue(self, run: Run) -> None:
         self._queue[run.id] = Waiting(run_id=run.id, tier=run.assignment.tier)
+        self._waiting[run.assignment.tier] += 1
+
+    def _dequeue(self, run_id: str) -> None:
+        waiting = self._queue.pop(run_id, None)
+        if waiting is not None:
+            self._waiting[waiting.tier] -= 1
 
     def _reserve(self, run: Run) -> None:
         """A run of an earlier daemon keeps its slot, also where its tier is no longer offered."""

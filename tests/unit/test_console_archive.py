@@ -43,7 +43,7 @@ class Node:
             secrets=secrets_of,
             poll_seconds=0.01,
             sync_seconds=0.05,
-            drain_seconds=1.0,
+            drain_seconds=30.0,
         )
 
     async def restart(self) -> None:

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from executord.console.reading import ConsoleReader
 from executord.console.records import Cursor
+from executord.console.sealed import seal
 from executord.console.segments import Segments
 from executord.console.sources import JsonLogSource, Missing, Piece
 from executord.console.tail import Tail
@@ -276,7 +278,7 @@ def test_what_was_held_back_is_kept_at_the_end(kept: Kept) -> None:
     assert kept.text() == b"a word\n"
 
 
-words = st.sampled_from(["a\n", "b\n", "key\n", "1\n", "2\n", "a longer line\n"])
+words = st.sampled_from(["a\n", "b\n", "key\n", "a longer key\n", "1\n", "2\n"])
 writes = st.tuples(st.sampled_from(["stdout", "stderr"]), words)
 steps = st.lists(
     st.one_of(
@@ -340,3 +342,37 @@ def test_pieces_tell_where_reading_goes_on(tmp_path: Path) -> None:
     assert not isinstance(again, Missing)
     source.close()
     log.close()
+
+
+def test_what_was_held_back_at_a_kill_is_read_again_and_nothing_else_is(kept: Kept) -> None:
+    kept.secrets = (b"first line\nsecond line",)
+    kept.log.write("a\n", time_ns=1)
+    kept.log.write("key: first line\n", time_ns=2)
+    kept.log.write("progress\n", "stderr", time_ns=10_000_000)
+    kept.log.write("more\n", "stderr", time_ns=20_000_000)
+    kept.follow()
+    assert kept.text("stdout") == b"a\nkey: "
+    kept.restart()
+    kept.follow()
+    assert kept.text("stdout") == b"a\nkey: "
+    kept.log.write("yet more\n", "stderr", time_ns=30_000_000)
+    kept.follow()
+    kept.restart()
+    kept.log.write("second line!\n", time_ns=40_000_000)
+    kept.finish()
+    assert kept.text("stdout") == b"a\nkey: ***!\n"
+    assert kept.text("stderr") == b"progress\nmore\nyet more\n"
+    assert kept.gaps() == 0
+
+
+def test_a_gap_is_told_once_also_when_the_reader_goes_over_to_the_sealed_file(kept: Kept) -> None:
+    kept.log.write("one\n")
+    kept.log.write_raw(b"broken\n")
+    kept.finish()
+    reader = ConsoleReader(kept.segments, since=0, stream=None)
+    found = reader.next_records()
+    assert [record.stream for record in found] == ["stdout", "gap"]
+    kept.segments.close()
+    seal(kept.segments)
+    assert reader.next_records() == []
+    reader.close()
