@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -69,8 +69,8 @@ class RunManager:
         self._observer = observer
         self._feed = feed
         self._live: dict[str, _Live] = {}
-        self._queue: dict[str, Waiting] = {}
-        self._waiting: Counter[str] = Counter()
+        self._queue: dict[str, Run] = {}
+        self._waiting_by_tier: Counter[str] = Counter()
         self._turns = Turns()
         self._leaving = False
 
@@ -82,14 +82,13 @@ class RunManager:
             if run.state is not State.QUEUED:
                 self._reserve(run)
         for run in runs:
-            actor = self._begin(run)
             now = self._tools.clock.now()
             if run.state is not State.QUEUED:
-                actor.post(Resumed(at=now))
+                self._begin(run).post(Resumed(at=now))
             elif run.assignment.tier in self._ledger.tiers:
                 self._enqueue(run)
             else:
-                actor.post(Crashed(at=now, fault=tier_gone(run.assignment.tier)))
+                self._begin(run).post(Crashed(at=now, fault=tier_gone(run.assignment.tier)))
         self._admit()
 
     async def leave(self) -> None:
@@ -143,11 +142,10 @@ class RunManager:
                 pointer="/id",
             )
         if accepted.outcome == "same":
-            return Submitted(run=self._current(accepted.run), created=False)
+            return Submitted(run=self._known(accepted.run.id) or accepted.run, created=False)
         self._changed(accepted.run, accepted.transitions)
-        self._begin(accepted.run)
         self._enqueue(accepted.run)
-        if self._waiting[assignment.tier] == 1:
+        if self._waiting_by_tier[assignment.tier] == 1:
             self._admit()  # whoever waits behind others of its tier has to go on waiting
         return Submitted(run=accepted.run, created=True)
 
@@ -156,27 +154,23 @@ class RunManager:
         run = await self.run(run_id)
         if run.is_over:
             raise RefusedError(Refusal.RUN_OVER, f"Run {run_id} has ended already: {run.state}.")
-        live = self._live[run_id]
+        if self._leaving:
+            raise RefusedError(Refusal.SHUTTING_DOWN, self._why_not_accepting())
+        waiting = self._dequeue(run_id)
+        actor = self._begin(waiting) if waiting else self._live[run_id].actor
         try:
-            stopped = await asyncio.shield(
-                live.actor.post(StopAsked(at=self._tools.clock.now(), order=order))
+            return await asyncio.shield(
+                actor.post(StopAsked(at=self._tools.clock.now(), order=order))
             )
         except asyncio.CancelledError:
             if not self._leaving:
                 raise
-            raise RefusedError(
-                Refusal.SHUTTING_DOWN, "The daemon is leaving; ask again when it is back."
-            ) from None
-        self._dequeue(run_id)
-        return stopped
+            raise RefusedError(Refusal.SHUTTING_DOWN, self._why_not_accepting()) from None
 
     # -- answers ---------------------------------------------------------------------------------
 
     async def run(self, run_id: str) -> Run:
-        live = self._live.get(run_id)
-        if live is not None:
-            return live.actor.run
-        run = await self._tools.journal.run(run_id)
+        run = self._known(run_id) or await self._tools.journal.run(run_id)
         if run is None:
             raise RefusedError(Refusal.UNKNOWN_RUN, f"There is no run {run_id} on this node.")
         return run
@@ -228,7 +222,7 @@ class RunManager:
             self._facts,
             self._rules,
             self._ledger,
-            self._queue.values(),
+            self._waiting(),
             why_not=self._why_not_accepting(),
         )
 
@@ -237,10 +231,10 @@ class RunManager:
         return not why_not, why_not
 
     def is_live(self, run_id: str) -> bool:
-        return run_id in self._live
+        return run_id in self._live or run_id in self._queue
 
     def live_runs(self) -> Sequence[Run]:
-        return [live.actor.run for live in self._live.values()]
+        return [*(live.actor.run for live in self._live.values()), *self._queue.values()]
 
     # -- inside ----------------------------------------------------------------------------------
 
@@ -291,22 +285,27 @@ class RunManager:
         """Gives free slots to those whose turn it is; in memory at once, durable right after."""
         if self._leaving:
             return
-        for run_id in admission.next_admissible(self._queue.values(), self._ledger):
-            self._dequeue(run_id)
-            live = self._live[run_id]
-            self._reserve(live.actor.run)
+        for run_id in admission.next_admissible(self._waiting(), self._ledger):
+            run = self._dequeue(run_id)
+            assert run is not None
+            self._reserve(run)
             now = self._tools.clock.now()
-            waited = max(0.0, now - live.actor.run.accepted_at)
-            live.actor.post(SlotReserved(at=now, waited_seconds=waited))
+            waited = max(0.0, now - run.accepted_at)
+            self._begin(run).post(SlotReserved(at=now, waited_seconds=waited))
+
+    def _waiting(self) -> Iterator[Waiting]:
+        return (Waiting(run_id=r.id, tier=r.assignment.tier) for r in self._queue.values())
 
     def _enqueue(self, run: Run) -> None:
-        self._queue[run.id] = Waiting(run_id=run.id, tier=run.assignment.tier)
-        self._waiting[run.assignment.tier] += 1
+        """A run that waits is no more than a value; its actor begins when its turn comes."""
+        self._queue[run.id] = run
+        self._waiting_by_tier[run.assignment.tier] += 1
 
-    def _dequeue(self, run_id: str) -> None:
-        waiting = self._queue.pop(run_id, None)
-        if waiting is not None:
-            self._waiting[waiting.tier] -= 1
+    def _dequeue(self, run_id: str) -> Run | None:
+        run = self._queue.pop(run_id, None)
+        if run is not None:
+            self._waiting_by_tier[run.assignment.tier] -= 1
+        return run
 
     def _reserve(self, run: Run) -> None:
         """A run of an earlier daemon keeps its slot, also where its tier is no longer offered."""
@@ -314,9 +313,9 @@ class RunManager:
         gone = None if tier in self._ledger.tiers else Capacity(cpus=0, memory_bytes=0)
         self._ledger = admission.reserve(self._ledger, run.id, tier, holds=gone)
 
-    def _current(self, run: Run) -> Run:
-        live = self._live.get(run.id)
-        return live.actor.run if live else run
+    def _known(self, run_id: str) -> Run | None:
+        live = self._live.get(run_id)
+        return live.actor.run if live else self._queue.get(run_id)
 
     def _changed(self, _run: Run, transitions: Sequence[Transition]) -> None:
         if transitions:

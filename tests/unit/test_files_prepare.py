@@ -435,23 +435,18 @@ async def test_a_disk_without_space_is_told_and_left_clean_and_works_again_with_
     nothing_half_made(small_disk / "s")
 
 
-async def test_a_disk_that_fills_up_meanwhile_is_told_and_nothing_half_made_is_left(
+async def test_a_disk_that_is_fuller_than_it_said_is_told_and_nothing_half_made_is_left(
     tmp_path: Path, small_disk: Path, store: Store, project: Path
 ) -> None:
     write_files(project, {f"f{n}": os.urandom(1 << 18) for n in range(20)})
     pushed = push(store, project)
-    async with opened(small_disk / "s", store) as files:
+    unchecked = -(1 << 40)
+    async with opened(small_disk / "s", store, min_free_bytes=unchecked) as files:
+        facts = os.statvfs(small_disk)
         filler = small_disk / "filler"
-
-        def fill(progress: Progress) -> None:
-            if not filler.exists():
-                free = os.statvfs(small_disk)
-                with filler.open("wb") as file:
-                    file.write(b"x" * (free.f_bavail * free.f_frsize - (1 << 20)))
-
-        with pytest.raises(FaultError) as caught:
-            await files.prepare("r-1", pushed.revision, fill)
-        assert caught.value.fault.reason is Reason.DISK_FULL
+        filler.write_bytes(b"x" * (facts.f_bavail * facts.f_frsize - (1 << 20)))
+        assert (await refusal(files, pushed.revision)).reason is Reason.DISK_FULL
+        nothing_half_made(small_disk / "s")
         filler.unlink()
         prepared = await prepare(files, pushed.revision)
         assert contents(lower(small_disk / "s", prepared.workspace.tree)) == contents(project)
