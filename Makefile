@@ -3,6 +3,7 @@
 
 PYTHON ?= python3.11
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 # Set-up runs before .venv exists: with the standard library alone (-S leaves out everything else).
 SETUP := $(PYTHON) -S -m tests.setup
@@ -25,7 +26,8 @@ test: lint ## check the code, then run every test, on a real engine
 	@$(WITH_ENGINE) $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 bench: venv ## measure, and print one table
-	@$(WITH_ENGINE) $(BIN)/python -m tests.bench
+	@$(SETUP).peers
+	@$(WITH_ENGINE) $(BIN)/python -m tests.bench $(BENCH_ARGS)
 
 lint: venv ## check style, formatting, types and the import rules
 	@echo "lint: ruff" && $(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import gc
 import os
 import secrets
 import signal
@@ -66,6 +67,8 @@ class SystemClock:
 
 def serve(settings: Settings) -> int:
     """Until SIGTERM or SIGINT, or until nothing can be promised any more; an exit status."""
+    # Thousands of runs live long: full collections that find nothing cost accepts 30 ms at a time.
+    gc.set_threshold(50_000, 20, 100)
     return uvloop.run(_serve(settings))
 
 

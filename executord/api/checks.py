@@ -228,6 +228,8 @@ def _check_map(pointer: str, given: Mapping[str, str], wrong: Callable[[str], st
 def _project(project: str) -> str:
     if any(part in (".", "..") for part in project.split("/")):
         raise invalid("/project", "may not hold `.` or `..`.")
+    if project.partition("/")[2] in ("head", "runs"):
+        raise invalid("/project", "may not end in `/head` or `/runs`: the store uses these names.")
     return project
 
 

@@ -90,6 +90,7 @@ async def test_what_is_no_json_is_400_and_says_where(api: Api, body: bytes, plac
         (with_run(mounts=[{"source": "/a", "target": "b"}]), "/mounts/0/target"),
         (with_run(mounts=[{"source": "/a"}]), "/mounts/0/target"),
         (with_run(mounts=[{"source": "/a", "target": "/"}]), "/mounts/0/target"),
+        (with_run(project="alice/head"), "/project"),
         (with_run(mounts=[{"source": "/a/../etc", "target": "/b"}]), "/mounts/0/source"),
         (with_run(mounts=[{"source": "/a", "target": "/b,ro"}]), "/mounts/0/target"),
         (with_run(mounts=[{"source": "/a:b", "target": "/b"}]), "/mounts/0/source"),

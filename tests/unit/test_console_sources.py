@@ -376,3 +376,17 @@ def test_a_gap_is_told_once_also_when_the_reader_goes_over_to_the_sealed_file(ke
     seal(kept.segments)
     assert reader.next_records() == []
     reader.close()
+
+
+def test_a_stream_that_is_ahead_of_the_other_is_not_repeated_by_two_kills(kept: Kept) -> None:
+    kept.secrets = (b"first line\nsecond line",)
+    kept.log.write("first line\n", time_ns=1)
+    for number in range(1, 4):
+        kept.log.write(f"{number}\n", "stderr", time_ns=number * 10_000_000)
+    kept.follow()
+    kept.secrets = ()
+    for _ in range(2):
+        kept.restart()
+        kept.follow()
+    assert kept.text("stderr") == b"1\n2\n3\n"
+    assert kept.text("stdout") == b"first line\n"
