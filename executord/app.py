@@ -1,7 +1,6 @@
 """Builds every part of the daemon, starts them in order, and stops them in the reverse one."""
 
 import asyncio
-import fcntl
 import gc
 import os
 import secrets
@@ -38,6 +37,7 @@ from executord.runs.observer import Observer
 from executord.runs.orphans import remove_orphans
 from executord.runs.retention import Retention
 from executord.runs.secrets import SecretFiles, runtime_directory
+from executord.state_dir import lock, make_own_store, node_key
 from executord.systemd import Notifier
 from executord.upstream.file import FileSink
 from executord.upstream.http import HttpSink
@@ -53,7 +53,6 @@ EX_IOERR = 74
 EX_TEMPFAIL = 75
 
 _ENGINE_PATIENCE_SECONDS = 30.0
-_KEY_BYTES = 32
 _METRICS_SECONDS = 5.0
 
 
@@ -75,11 +74,11 @@ def serve(settings: Settings) -> int:
 async def _serve(settings: Settings) -> int:
     state_dir = settings.node.state_dir
     try:
-        lock = _lock(state_dir)
+        held = lock(state_dir)
     except OSError as error:
         _say(f"The state directory {state_dir} cannot be used: {error.strerror}.")
         return EX_IOERR
-    if lock is None:
+    if held is None:
         _say(f"Another daemon holds the state directory {state_dir}; this one leaves.")
         return EX_TEMPFAIL
     try:
@@ -93,24 +92,12 @@ async def _serve(settings: Settings) -> int:
         log.critical("journal.failed", why=str(error))
         return EX_IOERR
     finally:
-        os.close(lock)
+        os.close(held)
 
 
 def _say(sentence: str) -> None:
     """For whoever reads the standard error of a daemon that does not start."""
     print(f"executord: {sentence}", file=sys.stderr, flush=True)  # noqa: T201 - as above
-
-
-def _lock(state_dir: Path) -> int | None:
-    """A descriptor that holds the directory, or None where another daemon has it."""
-    state_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
-    descriptor = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor
 
 
 class _EngineAwayError(Exception):
@@ -231,7 +218,7 @@ class _Daemon:
             high_watermark=settings.files.high_watermark,
             min_free_bytes=settings.files.min_free_bytes,
         )
-        await asyncio.to_thread(_make_own_store, settings)
+        await asyncio.to_thread(make_own_store, settings.node.state_dir, settings.store.url)
         await files.open()
         self._stack.push_async_callback(files.close)
         return files
@@ -334,7 +321,7 @@ class _Daemon:
             tools=tools,
             facts=facts,
             ledger=Ledger(host=_host(), tiers=settings.tiers),
-            key=await asyncio.to_thread(_node_key, settings.node.state_dir),
+            key=await asyncio.to_thread(node_key, settings.node.state_dir),
             observer=observer,
             feed=Feed(await parts.journal.last_seq()),
         )
@@ -435,31 +422,9 @@ async def _end(task: "asyncio.Task[None]") -> None:
         await task
 
 
-def _make_own_store(settings: Settings) -> None:
-    """A store inside the state directory is ours to make; any other has to be there."""
-    path = Path(settings.store.url.removeprefix("file://"))
-    if path.is_absolute() and path.is_relative_to(settings.node.state_dir):
-        path.mkdir(mode=0o755, parents=True, exist_ok=True)
-
-
 def _host() -> Capacity:
     return Capacity(cpus=os.cpu_count() or 1, memory_bytes=psutil.virtual_memory().total)
 
 
 def _boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-
-
-def _node_key(state_dir: Path) -> bytes:
-    """Made once; whoever can read it could guess secrets from fingerprints."""
-    path = state_dir / "key"
-    with suppress(FileNotFoundError):
-        return path.read_bytes()
-    aside = path.with_suffix(".new")
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(secrets.token_bytes(_KEY_BYTES))
-        file.flush()
-        os.fsync(file.fileno())
-    aside.rename(path)
-    return path.read_bytes()

@@ -1,0 +1,80 @@
+"""What `runs` needs of the parts that do I/O, as narrow protocols, and the values they exchange.
+
+Every method may raise FaultError, and nothing else on purpose: foreign exceptions are translated
+where they enter. Paths are absolute. Times are Unix seconds; sizes are bytes.
+"""
+
+from executord.ports.clock import Clock
+from executord.ports.console import ConsoleRecord, Consoles, Stream
+from executord.ports.engine import (
+    BindMount,
+    BuildSpec,
+    BuildStep,
+    ContainerFacts,
+    ContainerSpec,
+    ContainerState,
+    Engine,
+    EngineFacts,
+    ImageFacts,
+)
+from executord.ports.files import (
+    CacheEntry,
+    FileChange,
+    Files,
+    FilesStats,
+    Kept,
+    Prepared,
+    PruneReport,
+    Revision,
+)
+from executord.ports.images import ImageEntry, Images, OnOutput, OnPhase, Provided
+from executord.ports.journal import (
+    Accepted,
+    DiskFullError,
+    Journal,
+    JournalError,
+    OutboxState,
+    RunPage,
+)
+from executord.ports.progress import OnProgress, Progress
+from executord.ports.usage import HostUsage, Meters, UsageSample
+
+__all__ = [
+    "Accepted",
+    "BindMount",
+    "BuildSpec",
+    "BuildStep",
+    "CacheEntry",
+    "Clock",
+    "ConsoleRecord",
+    "Consoles",
+    "ContainerFacts",
+    "ContainerSpec",
+    "ContainerState",
+    "DiskFullError",
+    "Engine",
+    "EngineFacts",
+    "FileChange",
+    "Files",
+    "FilesStats",
+    "HostUsage",
+    "ImageEntry",
+    "ImageFacts",
+    "Images",
+    "Journal",
+    "JournalError",
+    "Kept",
+    "Meters",
+    "OnOutput",
+    "OnPhase",
+    "OnProgress",
+    "OutboxState",
+    "Prepared",
+    "Progress",
+    "Provided",
+    "PruneReport",
+    "Revision",
+    "RunPage",
+    "Stream",
+    "UsageSample",
+]
