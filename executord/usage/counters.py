@@ -14,7 +14,7 @@ from executord.usage import texts
 from executord.usage.hierarchy import Group
 
 _READ_BYTES = 64 * 1024
-_MOST_PROCESSES = 64
+_MOST_PROCESSES = 32
 _NANOSECONDS = 1_000_000_000
 _MICROSECONDS = 1_000_000
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -48,18 +48,20 @@ class Counters(Protocol):
 
 @dataclass(slots=True)
 class OpenFiles:
-    """Files that are read again and again. One that cannot be read is None, and tried no more."""
+    """Files that are read again and again. One that cannot be opened is tried no more."""
 
-    _descriptors: dict[Path, int | None] = field(default_factory=dict)
+    _descriptors: dict[tuple[Path, str], int | None] = field(default_factory=dict)
 
-    def read(self, path: Path | None) -> bytes | None:
-        if path is None:
+    def read(self, directory: Path | None, name: str) -> bytes | None:
+        """None when it cannot be read."""
+        if directory is None:
             return None
+        key = (directory, name)
         try:
-            if path not in self._descriptors:
-                self._descriptors[path] = None
-                self._descriptors[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            descriptor = self._descriptors[path]
+            if key not in self._descriptors:
+                self._descriptors[key] = None
+                self._descriptors[key] = os.open(directory / name, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = self._descriptors[key]
             return None if descriptor is None else os.pread(descriptor, _READ_BYTES, 0)
         except OSError:
             return None
@@ -112,8 +114,7 @@ class CountersV1:
         self._files.close()
 
     def _read(self, group: Group, controller: str, name: str) -> bytes | None:
-        directory = group.get(controller)
-        return self._files.read(None if directory is None else directory / name)
+        return self._files.read(group.get(controller), name)
 
 
 class CountersV2:
@@ -150,7 +151,7 @@ class CountersV2:
         self._files.close()
 
     def _read(self, directory: Path | None, name: str) -> bytes | None:
-        return self._files.read(None if directory is None else directory / name)
+        return self._files.read(directory, name)
 
 
 @dataclass(slots=True)
@@ -175,7 +176,7 @@ class ProcessesIo:
         pids = {self.init} if self.init else set()
         if self.group is not None:
             try:
-                listed = (self.group / "cgroup.procs").read_bytes().split()
+                listed = _contents(f"{self.group}/cgroup.procs").split()
             except OSError:
                 listed = []
             pids.update(int(pid) for pid in listed[:_MOST_PROCESSES])
@@ -183,7 +184,7 @@ class ProcessesIo:
 
     def _of(self, pid: int) -> tuple[int, int] | None:
         try:
-            return texts.process_io((self.proc / str(pid) / "io").read_bytes())
+            return texts.process_io(_contents(f"{self.proc}/{pid}/io"))
         except OSError:
             return None
 
@@ -193,11 +194,11 @@ class NetworkCounters:
 
     def __init__(self, proc: Path, pid: int) -> None:
         self._files = OpenFiles()
-        path = proc / str(pid) / "net" / "dev"
-        self._path = None if _shares_host_network(proc, path) else path
+        directory = proc / str(pid) / "net"
+        self._directory = None if _shares_host_network(proc, directory / "dev") else directory
 
     def read(self) -> tuple[int, int] | None:
-        return texts.net_dev(self._files.read(self._path))
+        return texts.net_dev(self._files.read(self._directory, "dev"))
 
     def close(self) -> None:
         self._files.close()
@@ -215,6 +216,15 @@ def _inode(path: Path) -> int | None:
         return path.stat().st_ino
     except OSError:
         return None
+
+
+def _contents(path: str) -> bytes:
+    """OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, _READ_BYTES)
+    finally:
+        os.close(descriptor)
 
 
 def _scaled(value: int | None, unit: int) -> float | None:

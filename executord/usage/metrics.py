@@ -42,7 +42,7 @@ class Metrics:
             registry=self._registry,
         )
         self._gauges: dict[str, Gauge] = {}
-        self._states: dict[str, State] | None = {}
+        self._counts: Counter[State] = Counter()
         self._build = Gauge(
             "executord_build_info",
             "Always 1; the version is in the label.",
@@ -50,7 +50,7 @@ class Metrics:
             registry=self._registry,
         )
         self._build.labels(version).set(1)
-        self._show_live({})
+        self._show_live()
         for stage in Stage:
             self._stage_seconds.labels(stage.value)
 
@@ -58,11 +58,11 @@ class Metrics:
         if transition.to_state.is_terminal:
             reason = transition.reason.value if transition.reason is not None else ""
             self._ended.labels(transition.to_state.value, reason).inc()
-        if self._states is not None:
-            self._states[transition.run_id] = transition.to_state
-            if transition.to_state.is_terminal:
-                del self._states[transition.run_id]
-            self._show_live(Counter(self._states.values()))
+        before, after = transition.from_state, transition.to_state
+        if before is not None and self._counts[before] > 0:
+            self._counts[before] -= 1
+        self._counts[after] += 1
+        self._show_live()
         for cost in transition.costs:
             self._stage_seconds.labels(cost.stage.value).observe(max(0.0, cost.seconds))
             amounts = {
@@ -75,13 +75,12 @@ class Metrics:
                     self._stage_bytes.labels(cost.stage.value, source).inc(count)
 
     def set_live(self, counts: Mapping[State, int]) -> None:
-        """How many runs are in each live state; what is not named is 0.
-
-        Once told so, transitions are no longer counted for it: they do not tell of runs that were
-        taken up from the journal.
+        """How many runs are in each live state; what is not named is 0. Transitions count on from
+        there: to be told again now and then, since they are not told of runs that were taken up
+        from the journal.
         """
-        self._states = None
-        self._show_live(counts)
+        self._counts = Counter(counts)
+        self._show_live()
 
     def set_outbox(self, outbox: OutboxState) -> None:
         self._set("outbox_pending", "Transitions not yet delivered upstream.", outbox.pending)
@@ -110,9 +109,9 @@ class Metrics:
         """Prometheus text exposition, version 0.0.4."""
         return generate_latest(self._registry)
 
-    def _show_live(self, counts: Mapping[State, int]) -> None:
+    def _show_live(self) -> None:
         for state in _LIVE:
-            self._live.labels(state.value).set(counts.get(state, 0))
+            self._live.labels(state.value).set(self._counts[state])
 
     def _set(self, name: str, documentation: str, value: float) -> None:
         """A figure that nobody has told yet is not shown as 0."""

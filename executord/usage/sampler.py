@@ -31,6 +31,7 @@ T = TypeVar("T")
 _DEADLINE_SECONDS = 10.0
 _REMOVAL_PAUSE_SECONDS = 0.05
 _THREADS = 2
+_MOST_RELEASED = 32
 
 
 class Samplers:
@@ -58,6 +59,7 @@ class Samplers:
         self._removal_seconds = removal_seconds
         self._host = HostMeter(disk)
         self._watched: dict[str, Watched] = {}
+        self._released: dict[str, Watched] = {}
         self._active: dict[str, Watched] = {}
         self._turns: dict[str, asyncio.Lock] = {}
         self._last_looks: dict[str, asyncio.Task[None]] = {}
@@ -107,6 +109,7 @@ class Samplers:
                 raise
             watched = Watched(probe, width_seconds=self._interval_seconds, descriptor=descriptor)
             self._watched[run_id] = watched
+            self._released.pop(run_id, None)
             if look is not None:
                 watched.add(look)
                 self._activate(run_id, watched)
@@ -129,13 +132,14 @@ class Samplers:
             self._rest(run_id)
             watched = self._watched.pop(run_id, None)
             if watched is not None:
+                self._remember(run_id, watched)
                 await self._in_thread(watched.close)
             if not await self._group_removed(run_id):
                 log.warning("usage.group_left", run_id=run_id, why="something is still in it")
         self._turns.pop(run_id, None)
 
     def record(self, run_id: str) -> Mapping[str, object] | None:
-        watched = self._watched.get(run_id)
+        watched = self._seen(run_id)
         if watched is None or (watched.latest is None and watched.summary is None):
             return None
         return to_json(watched.series, watched.summary)
@@ -145,15 +149,24 @@ class Samplers:
         return samples_from_json(record)
 
     def samples(self, run_id: str, since: float) -> Sequence[UsageSample]:
-        watched = self._watched.get(run_id)
+        watched = self._seen(run_id)
         return watched.samples(since) if watched is not None else ()
 
     def latest(self, run_id: str) -> UsageSample | None:
-        watched = self._watched.get(run_id)
+        watched = self._seen(run_id)
         return watched.latest if watched is not None else None
 
     async def host(self) -> HostUsage:
         return await self._in_thread(self._host.read)
+
+    def _seen(self, run_id: str) -> Watched | None:
+        return self._watched.get(run_id) or self._released.get(run_id)
+
+    def _remember(self, run_id: str, watched: Watched) -> None:
+        """Samples of runs that have just ended can be read until their record has been kept."""
+        self._released[run_id] = watched
+        while len(self._released) > _MOST_RELEASED:
+            del self._released[next(iter(self._released))]
 
     # -- sampling ----------------------------------------------------------------------------------
 

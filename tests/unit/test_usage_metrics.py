@@ -50,7 +50,8 @@ def test_runs_that_live_are_counted_by_state_and_never_below_zero() -> None:
     metrics.transition(went("r-1", State.QUEUED, State.SCHEDULED))
     figures = shown(metrics)
     assert figures["executord_runs", (("state", "Running"),)] == 5
-    assert figures["executord_runs", (("state", "Scheduled"),)] == 0
+    assert figures["executord_runs", (("state", "Queued"),)] == 0
+    assert figures["executord_runs", (("state", "Scheduled"),)] == 1
 
 
 def test_an_ended_adopted_run_does_not_upset_the_count() -> None:

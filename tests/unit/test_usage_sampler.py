@@ -139,6 +139,10 @@ async def test_a_record_gives_the_samples_back_after_the_run_was_released(
     kept = meters.record("r-1")
     samples = meters.samples("r-1", 0)
     await meters.release("r-1")
+    assert meters.samples("r-1", 0) == samples
+    for number in range(40):
+        await meters.finish(f"other-{number}")
+        await meters.release(f"other-{number}")
     assert meters.samples("r-1", 0) == ()
     restored = meters.restore(kept)
     assert [round(s.time, 3) for s in restored] == [round(s.time, 3) for s in samples]
