@@ -423,7 +423,9 @@ async def _end(task: "asyncio.Task[None]") -> None:
 
 
 def _host() -> Capacity:
-    return Capacity(cpus=os.cpu_count() or 1, memory_bytes=psutil.virtual_memory().total)
+    gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
+    memory_bytes = psutil.virtual_memory().total
+    return Capacity(cpus=os.cpu_count() or 1, memory_bytes=memory_bytes, gpus=gpus)
 
 
 def _boot_id() -> str:

@@ -1,5 +1,6 @@
 """From a draft to an assignment: defaults filled in, the node's rules applied."""
 
+import asyncio
 import hashlib
 import hmac
 import os
@@ -18,7 +19,7 @@ from executord.runs.drafts import AssignmentDraft
 DEFAULT_PROJECT = "local/scratch"
 
 
-def assignment_of(
+async def assignment_of(
     draft: AssignmentDraft, rules: RunRules, *, secret_names: tuple[str, ...], owner_uid: int
 ) -> Assignment:
     """Raises RefusedError for what this node cannot or must not do."""
@@ -46,10 +47,7 @@ def assignment_of(
         revision=draft.revision,
         env=draft.env,
         secret_names=secret_names,
-        mounts=tuple(
-            allowed_mount(mount, index, rules.allowed_mounts)
-            for index, mount in enumerate(draft.mounts)
-        ),
+        mounts=await _allowed_mounts(draft.mounts, rules.allowed_mounts),
         run_seconds=draft.run_seconds,
         keep_on=draft.keep_on,
         labels=draft.labels,
@@ -57,7 +55,15 @@ def assignment_of(
     )
 
 
-def allowed_mount(mount: Mount, index: int, roots: tuple[Path, ...]) -> Mount:
+async def _allowed_mounts(mounts: tuple[Mount, ...], roots: tuple[Path, ...]) -> tuple[Mount, ...]:
+    if not mounts:
+        return ()
+    return await asyncio.to_thread(
+        lambda: tuple(_allowed_mount(mount, index, roots) for index, mount in enumerate(mounts))
+    )
+
+
+def _allowed_mount(mount: Mount, index: int, roots: tuple[Path, ...]) -> Mount:
     """The mount with its links resolved, so that what is checked is what is mounted."""
     pointer = f"/mounts/{index}/source"
     source = Path(os.path.realpath(mount.source))

@@ -120,7 +120,7 @@ class RunManager:
             known = await self._tools.journal.run(draft.id)
         if refusal is not None and known is None:
             raise refusal
-        assignment = assignment_of(
+        assignment = await assignment_of(
             draft, self._rules, secret_names=tuple(sorted(secrets)), owner_uid=owner_uid
         )
         if known is None:

@@ -28,7 +28,7 @@ class SecretFiles:
     async def path_of(self, run_id: str, names: tuple[str, ...]) -> Path:
         """The directory to mount. FaultError SECRETS_LOST when one of `names` is gone."""
         directory = self._directory / run_id
-        missing = [name for name in names if not (directory / name).is_file()]
+        missing = await asyncio.to_thread(_missing, directory, names)
         if missing:
             raise FaultError(
                 Fault(
@@ -70,6 +70,10 @@ class SecretFiles:
             path.read_bytes().decode("utf-8", "surrogateescape")
             for path in sorted(directory.iterdir())
         )
+
+
+def _missing(directory: Path, names: tuple[str, ...]) -> list[str]:
+    return [name for name in names if not (directory / name).is_file()]
 
 
 def _give(path: Path, uid: int, gid: int) -> None:
