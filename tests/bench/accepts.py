@@ -10,9 +10,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 from tests.bench.table import Row
-from tests.harness.daemon import Daemon, UnixConnection, running_daemon
+from tests.harness.daemon import Daemon, UnixConnection, engine, running_daemon
 
 CLIENTS = 64
 PROCESSES = 2
@@ -25,10 +26,8 @@ def run(*, quick: bool) -> list[Row]:
         daemon.sh("sleep 600", tier="one", id="holder")
         seconds = submit_all(daemon, each)
         floor = fdatasyncs_per_second(daemon.root / "floor")
-        daemon.kill()
-        daemon.start()
-        daemon.post("/v1/runs/holder/stop", {"results": "discard", "grace_seconds": 0})
-        daemon.kill()
+        daemon.kill()  # thousands of runs wait, and shall not execute
+        remove_leftovers("holder")
     took = sorted(duration for _, duration in seconds)
     wall = max(began + duration for began, duration in seconds) - min(b for b, _ in seconds)
     rate = len(seconds) / wall
@@ -46,6 +45,14 @@ def run(*, quick: bool) -> list[Row]:
         ),
         Row(name="accept, p99", figure=p99, unit="ms", aim="≤ 50 ms", met=p99 <= 50),
     ]
+
+
+def remove_leftovers(run_id: str) -> None:
+    filters = quote(json.dumps({"label": [f"executord.run={run_id}"]}))
+    for container in engine().get(f"/containers/json?all=1&filters={filters}"):
+        engine().delete(f"/containers/{container['Id']}?force=1")
+    for volume in engine().get(f"/volumes?filters={filters}")["Volumes"] or []:
+        engine().delete(f"/volumes/{volume['Name']}")
 
 
 def submit_all(daemon: Daemon, each: int) -> list[tuple[float, float]]:
