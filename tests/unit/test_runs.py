@@ -287,6 +287,16 @@ async def test_a_run_that_ignores_sigterm_is_killed_after_its_grace(node: Node) 
     assert [signal for _, signal in node.engine.signals][:2] == ["SIGTERM", "SIGKILL"]
 
 
+async def test_a_refused_signal_does_not_stop_the_stop(node: Node) -> None:
+    node.engine.default_program = SLEEPS_FOR_EVER
+    refusal = Fault(Reason.ENGINE_REFUSED, "cannot kill container")
+    node.engine.fail_next("signal_container", refusal)
+    run = await node.submit()
+    await collecting(node, run)
+    await node.manager.stop(run.id, StopOrder(grace_seconds=0.05))
+    assert (await node.ended(run.id)).state is State.STOPPED
+
+
 async def test_files_of_a_stopped_run_are_kept_and_of_a_discarded_one_not(node: Node) -> None:
     node.engine.default_program = SLEEPS_FOR_EVER
     for results, kept in ((Results.KEEP, 1), (Results.DISCARD, 0)):
@@ -330,6 +340,20 @@ async def test_a_run_that_executes_is_adopted_and_not_started_again(node: Node) 
     assert ended.state is State.SUCCEEDED
     assert ended.attempt == 2
     assert sum(node.engine.starts.values()) == 1
+
+
+async def test_a_watch_that_the_engine_refuses_at_first_does_not_end_the_run(node: Node) -> None:
+    over = asyncio.Event()
+    node.engine.default_program = Script(until=over)
+    run = await node.submit()
+    await collecting(node, run)
+    await node.manager.leave()
+    node.engine.fail_next("watch_exit", UNAVAILABLE, times=2)
+    await node.start()
+    await asyncio.sleep(0.1)
+    assert (await node.manager.run(run.id)).state is State.RUNNING
+    over.set()
+    assert (await node.ended(run.id)).state is State.SUCCEEDED
 
 
 async def test_an_exit_while_no_daemon_was_there_is_found(node: Node) -> None:

@@ -5,9 +5,14 @@ Reports nothing: the stage that watches the container tells how it ended.
 
 import asyncio
 
+import structlog
+
+from executord.core.reasons import FaultError
 from executord.runs.container import container_name
 from executord.runs.context import RunContext, Tools
 from executord.runs.patience import until_engine_answers
+
+log = structlog.get_logger(__name__)
 
 _NOT_YET_STARTED_SECONDS = 0.1
 _KILL_AGAIN_SECONDS = 2.0
@@ -29,10 +34,18 @@ async def _signalled(context: RunContext, tools: Tools, name: str, signal: str) 
     while not context.over.is_set():
         facts = await until_engine_answers(lambda: tools.engine.inspect_container(name))
         if facts is not None and facts.state in ("running", "paused"):
-            await until_engine_answers(lambda: tools.engine.signal_container(name, signal))
+            await _signal(tools, name, signal)
             return True
         await _over_within(context, _NOT_YET_STARTED_SECONDS)
     return False
+
+
+async def _signal(tools: Tools, name: str, signal: str) -> None:
+    """A refusal is no reason to give up: the next signal is sent all the same."""
+    try:
+        await until_engine_answers(lambda: tools.engine.signal_container(name, signal))
+    except FaultError as error:
+        log.warning("run.signal_refused", container=name, signal=signal, why=error.fault.detail)
 
 
 async def _over_within(context: RunContext, seconds: float) -> None:

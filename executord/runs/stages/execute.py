@@ -30,6 +30,7 @@ _COMMAND_FAULTS = {
 _NEVER_RAN = {127: Reason.COMMAND_NOT_FOUND, 126: Reason.COMMAND_NOT_EXECUTABLE}
 _LOOKS_FOR_A_START = 10
 _START_LOOK_SECONDS = 0.2
+_WATCH_PAUSE_SECONDS = 0.02
 _ENDED = ("exited", "dead", "removing")
 
 
@@ -117,8 +118,7 @@ async def _adopt(context: RunContext, tools: Tools, facts: ContainerFacts) -> _E
     if facts.state in _ENDED:
         await tools.consoles.collect(context.run().id, facts)
         return _end_told_by(facts)
-    async with tools.engine.watch_exit(facts.id) as ended:
-        return await _watch(context, tools, facts.id, ended)
+    return await _watch(context, tools, facts.id, _watcher(tools, facts.id))
 
 
 async def _watch(
@@ -137,8 +137,7 @@ async def _watch(
             if latest is None:
                 return _End(None)
             facts = latest
-            if facts.state not in _ENDED:
-                ended = await _watch_again(tools, container)
+            ended = _watcher(tools, container)
         return _end_told_by(facts)
     finally:
         limit.cancel()
@@ -152,8 +151,8 @@ def _end_told_by(facts: ContainerFacts) -> _End:
     return _End(facts, start_fault=Fault(reason, facts.error))
 
 
-async def _watch_again(tools: Tools, container: str) -> Callable[[], Awaitable[None]]:
-    """The watch broke off while the container runs on."""
+def _watcher(tools: Tools, container: str) -> Callable[[], Awaitable[None]]:
+    """For a container that runs already: a watch that cannot be had now is tried again."""
 
     async def wait() -> None:
         async with tools.engine.watch_exit(container) as ended:
@@ -162,8 +161,10 @@ async def _watch_again(tools: Tools, container: str) -> Callable[[], Awaitable[N
                 await ended()
 
     async def patiently() -> None:
-        await asyncio.sleep(0.1)
         await until_engine_answers(wait)
+        await asyncio.sleep(
+            _WATCH_PAUSE_SECONDS
+        )  # a watch that breaks off at once, again and again
 
     return patiently
 
