@@ -305,6 +305,7 @@ class _Daemon:
             secrets=self._secret_files(parts.journal),
             rules=rules,
         )
+        self._stack.push_async_callback(tools.secrets.close)
         facts = NodeFacts(
             start=secrets.token_hex(4),
             version=version("executord"),

@@ -8,6 +8,7 @@ import asyncio
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from executord.core.reasons import Fault, FaultError, Reason
@@ -45,6 +46,11 @@ class SecretFiles:
 
     async def remove(self, run_id: str) -> None:
         await asyncio.to_thread(shutil.rmtree, self._directory / run_id, ignore_errors=True)
+
+    async def close(self) -> None:
+        """Nothing is left where no run that goes on has secrets."""
+        with suppress(OSError):
+            await asyncio.to_thread(self._directory.rmdir)
 
     def _write(self, run_id: str, secrets: dict[str, str]) -> None:
         uid, gid = self._user
