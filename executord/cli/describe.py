@@ -20,8 +20,6 @@ SIDES = {
 def exit_code_of(run: JsonObject) -> int | None:
     """The container's exit code; None where it never ran, or nobody knows."""
     code = run.get("exit_code")
-    if code is None:
-        code = (run.get("evidence") or {}).get("exit_code")
     return code if isinstance(code, int) else None
 
 

@@ -22,6 +22,11 @@ StreamName: TypeAlias = Literal["stdout", "stderr", "build", "gap"]
 Notice: TypeAlias = Callable[[str], None]
 
 
+def make_contact(client: Client) -> None:
+    """Raises UnreachableError: only a daemon that was there once is worth waiting for."""
+    client.get("/healthz")
+
+
 class Patience:
     """Waits between tries, longer each time, and says once that it waits and once that it ended."""
 

@@ -218,7 +218,7 @@ def _container_seen(change: _Change, event: m.ContainerCreated | m.ContainerStar
 
 
 def _time_limit_reached(change: _Change, event: m.TimeLimitReached) -> None:
-    change.set(time_limit_reached=True)
+    change.set(time_limit_reached=True, time_limit_grace_seconds=event.grace_seconds)
     change.do(m.EndContainer, grace_seconds=event.grace_seconds)
 
 
@@ -396,7 +396,7 @@ def _resume_state(change: _Change) -> None:
     elif Stage.RUN in run.in_flight and run.state is State.STOPPING:
         change.do(m.EndContainer, grace_seconds=_order(run).grace_seconds)
     elif Stage.RUN in run.in_flight and run.time_limit_reached:
-        change.do(m.EndContainer, grace_seconds=StopOrder().grace_seconds)
+        change.do(m.EndContainer, grace_seconds=run.time_limit_grace_seconds)
 
 
 def _ignored(_change: _Change, _event: m.Event) -> None:

@@ -272,6 +272,7 @@ class Run:
     image_phase: ImagePhase | None = None
     container: Container | None = None
     time_limit_reached: bool = False
+    time_limit_grace_seconds: float = 10.0
     stop: StopOrder | None = None
     evidence: Evidence | None = None
     fault: Fault | None = None

@@ -10,7 +10,7 @@ import os
 import stat
 import threading
 from collections import Counter as Tally
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -172,7 +172,7 @@ class Keeper:
                 if cancelled.is_set():
                     raise CancelledWorkError
                 key = by_digest[digest]
-                yield NewBlob(digest, taken[key], partial(self._blob_chunks, key))
+                yield NewBlob(digest, taken[key], partial(self._blob_chunks, key, cancelled))
 
         damaged = frozenset(digest for digest, bad in absent.items() if bad)
         try:
@@ -184,14 +184,14 @@ class Keeper:
         counter.done()
         return counter
 
-    def _blob_chunks(self, key: BlobKey) -> Iterable[bytes]:
+    def _blob_chunks(self, key: BlobKey, cancelled: threading.Event) -> Iterable[bytes]:
         with (
             disk(f"read the changed file {key.digest}"),
             open(  # noqa: PTH123 - hot
                 self._blobs.path(key), "rb", buffering=0
             ) as file,
         ):
-            yield from read_chunks(file.fileno())
+            yield from _until(cancelled, read_chunks(file.fileno()))
 
     def _send_trees(self, made: Mapping[str, bytes], base_tree: str) -> None:
         """Children before parents does not matter: nothing names them before the revision."""
@@ -244,6 +244,14 @@ def check_can_keep(run: Run) -> None:
         raise fault(Reason.INTERNAL, str(error)) from error
 
 
+def _until(cancelled: threading.Event, chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """One file may be huge, or pretend to be: a stop is heard in the middle of it."""
+    for chunk in chunks:
+        if cancelled.is_set():
+            raise CancelledWorkError
+        yield chunk
+
+
 class _Intake:
     """Takes changed files into the node's blobs, where they stay the same while they are sent."""
 
@@ -263,7 +271,7 @@ class _Intake:
         fd = open_regular(found.dir_fd, found.name)
         try:
             if found.base is not None and found.base.size == found.size:
-                same = digests.of_chunks(read_chunks(fd))
+                same = digests.of_chunks(_until(self._cancelled, read_chunks(fd)))
                 if same == found.base.digest:
                     self._counter.add(1, found.size)
                     return same, found.size  # the store has it, whatever its mode is now
@@ -274,7 +282,9 @@ class _Intake:
 
     def _ingest(self, fd: int, found: Found) -> tuple[str, int]:
         batch = self._batch = self._batch or self._blobs.batch()
-        key, size = batch.ingest(read_chunks(fd), executable=found.executable)
+        key, size = batch.ingest(
+            _until(self._cancelled, read_chunks(fd)), executable=found.executable
+        )
         self._pins.enter_context(self._blobs.pinned((key,)))
         self.taken[key] = size
         self._counter.add(1, size)

@@ -6,7 +6,8 @@ the run goes on without it, and the next daemon takes it up. A stop is an event.
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import structlog
@@ -48,9 +49,7 @@ class RunActor:
         self._helpers: set[asyncio.Task[None]] = set()
         self._cancelled: set[Stage] = set()
         self._log = structlog.get_logger(__name__).bind(run_id=run.id)
-        self._context = RunContext(
-            run=lambda: self.run, report=self._report, on_progress=self._note_progress
-        )
+        self._context = RunContext(run=lambda: self.run, report=self._report)
 
     def post(self, event: m.Event) -> "asyncio.Future[Run]":
         """The future gives the run as it is once the event is durable."""
@@ -70,8 +69,8 @@ class RunActor:
     async def _report(self, event: m.Event) -> None:
         await asyncio.shield(self.post(event))
 
-    def _note_progress(self, progress: Progress) -> None:
-        self.progress[progress.what] = progress
+    def _note_progress(self, stage: Stage, progress: Progress) -> None:
+        self.progress[stage] = progress
 
     async def _handle(self, letter: _Letter) -> None:
         try:
@@ -119,13 +118,14 @@ class RunActor:
             case m.BeginStop():
                 self.post(m.StopBegun(at=now))
             case m.PrepareFiles():
-                self._work(Stage.PREPARE, prepare(self._context, self._tools))
+                self._work(Stage.PREPARE, prepare(self._in(Stage.PREPARE), self._tools))
             case m.ProvideImage():
-                self._work(Stage.IMAGE, provide_image(self._context, self._tools))
+                self._work(Stage.IMAGE, provide_image(self._in(Stage.IMAGE), self._tools))
             case m.Execute():
                 self._work(Stage.RUN, execute(self._context, self._tools))
             case m.KeepFiles(keep=keep):
-                self._work(Stage.FINISH, keep_files(self._context, self._tools, keep=keep))
+                context = self._in(Stage.FINISH)
+                self._work(Stage.FINISH, keep_files(context, self._tools, keep=keep))
             case m.CleanUp(keep_workspace=keep):
                 self._begin_clean_up(keep_workspace=keep)
             case m.EndContainer(grace_seconds=grace):
@@ -134,6 +134,9 @@ class RunActor:
                 self._cancel(stages)
             case _:
                 raise TypeError(f"no such command: {command}")
+
+    def _in(self, stage: Stage) -> RunContext:
+        return replace(self._context, on_progress=partial(self._note_progress, stage))
 
     def _work(self, stage: Stage, work: Coroutine[Any, Any, m.StageEvent]) -> None:
         self._cancelled.discard(stage)

@@ -19,6 +19,11 @@ def container_name(rules: RunRules, run_id: str) -> str:
     return f"executord-{rules.instance}-{run_id}"
 
 
+def container_of(run: Run, rules: RunRules) -> str:
+    """How the engine is asked for it: by its id once that is known, for a name can be changed."""
+    return run.container.id if run.container else container_name(rules, run.id)
+
+
 def instance_labels(rules: RunRules) -> Mapping[str, str]:
     return {INSTANCE_LABEL: rules.instance}
 

@@ -21,6 +21,7 @@ from executord.ports import (
     Journal,
     Meters,
     OnProgress,
+    Progress,
 )
 from executord.runs.secrets import SecretFiles
 
@@ -58,6 +59,10 @@ class Tools:
     rules: RunRules
 
 
+def _nobody_looks(_: Progress) -> None:
+    """For a stage that has no progress to show."""
+
+
 Report = Callable[[Event], Awaitable[None]]
 
 
@@ -71,6 +76,6 @@ class RunContext:
 
     run: Callable[[], Run]
     report: Report
-    on_progress: OnProgress
+    on_progress: OnProgress = _nobody_looks
     ending: asyncio.Event = field(default_factory=asyncio.Event)
     over: asyncio.Event = field(default_factory=asyncio.Event)

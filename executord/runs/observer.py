@@ -5,7 +5,7 @@ from typing import Protocol
 
 import structlog
 
-from executord.core.run import Run, Transition
+from executord.core.run import Run, StageCost, Transition
 from executord.ports import Journal, UsageSample
 
 log = structlog.get_logger(__name__)
@@ -13,6 +13,7 @@ log = structlog.get_logger(__name__)
 
 class TransitionMetrics(Protocol):
     def transition(self, transition: Transition) -> None: ...
+    def costs(self, costs: Sequence[StageCost]) -> None: ...
 
 
 class Observer:
@@ -34,7 +35,8 @@ class Observer:
             self._metrics.transition(transition)
 
     def ended(self, run: Run) -> None:
-        """One line that tells the run's whole story."""
+        """One line that tells the run's whole story; its last cost comes after its last state."""
+        self._metrics.costs(run.pending_costs)
         log.info(
             "run.ended",
             run_id=run.id,

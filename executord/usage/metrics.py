@@ -1,12 +1,12 @@
 """Figures for Prometheus. Labels come from closed lists only, so that their number is bounded."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import prometheus_client as prometheus
 from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
 
-from executord.core.run import Stage, Transition
+from executord.core.run import Stage, StageCost, Transition
 from executord.core.states import TERMINAL, State
 from executord.ports import HostUsage, OutboxState
 
@@ -63,7 +63,11 @@ class Metrics:
             self._counts[before] -= 1
         self._counts[after] += 1
         self._show_live()
-        for cost in transition.costs:
+        self.costs(transition.costs)
+
+    def costs(self, costs: Sequence[StageCost]) -> None:
+        """What stages cost; each is told once."""
+        for cost in costs:
             self._stage_seconds.labels(cost.stage.value).observe(max(0.0, cost.seconds))
             amounts = {
                 "cache": cost.bytes_from_cache,

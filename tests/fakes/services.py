@@ -227,7 +227,7 @@ class FakeManager:
             promised_memory_bytes=1 << 30,
             promised_gpus=0,
             tiers=(tier,),
-            store_url="file:///store",
+            store_url="s3://team/store",
             working_dir="/mnt",
             engine=EngineFacts(
                 version="20.10.24",

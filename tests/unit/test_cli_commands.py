@@ -23,7 +23,7 @@ NODE = {
     "memory_bytes": 8 << 30,
     "promised_cpus": 1.0,
     "promised_memory_bytes": 1 << 30,
-    "store_url": "file:///srv/store",
+    "store_url": "s3://team/store",
     "tiers": [
         {"name": "small", "cpus": 1.0, "memory_bytes": 1 << 30, "max_runs": 4, "promised_runs": 1}
     ],
@@ -358,6 +358,18 @@ def test_doctor_of_a_node_that_is_well_only_warns(daemon: FakeDaemon) -> None:
     done = ctl("doctor", socket=daemon.path)
     assert done.returncode == 0
     assert b"warning  live-restore" in done.stdout
+
+
+def test_doctor_of_a_node_without_its_store_says_how_to_mend_it(daemon: FakeDaemon) -> None:
+    daemon.fixed["GET /v1/node"] = (200, {**NODE, "store_url": "file:///no/such/store"})
+    done = ctl("doctor", socket=daemon.path)
+    assert done.returncode == 1
+    assert b"mkdir -p /no/such/store" in done.stdout
+
+
+def test_following_a_daemon_that_was_never_there_is_exit_code_3_at_once(tmp_path: Path) -> None:
+    for words in (("wait", "x"), ("logs", "-f", "x"), ("events", "-f")):
+        assert ctl(*words, socket=tmp_path / "none").returncode == 3
 
 
 def test_doctor_without_a_daemon_is_exit_code_3(tmp_path: Path) -> None:

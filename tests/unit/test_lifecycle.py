@@ -305,7 +305,7 @@ def test_a_resumed_run_asks_again_for_what_was_in_flight(
 
 def test_a_run_resumed_after_its_time_limit_is_ended_again() -> None:
     life = Life().running().play(m.TimeLimitReached, grace_seconds=5.0).play(m.Resumed)
-    assert life.asked_for(m.EndContainer)
+    assert m.EndContainer(attempt=2, grace_seconds=5.0) in life.commands
 
 
 def test_a_doomed_run_that_is_resumed_prepares_nothing() -> None:

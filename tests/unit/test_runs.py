@@ -1,7 +1,7 @@
 """Runs from submit to end with everything around them in memory, and made to misbehave."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,17 @@ import pytest
 from executord.core.admission import Capacity, Ledger, Tier
 from executord.core.reasons import Fault, Reason
 from executord.core.refusals import Refusal, RefusedError
-from executord.core.run import Environment, ImagePhase, Mount, Results, Run, StopOrder, Transition
+from executord.core.run import (
+    Environment,
+    ImagePhase,
+    Mount,
+    Results,
+    Run,
+    Stage,
+    StageCost,
+    StopOrder,
+    Transition,
+)
 from executord.core.states import State
 from executord.runs.context import RunRules, Tools
 from executord.runs.describe import NodeFacts
@@ -44,6 +54,9 @@ class SystemClock:
 class NoMetrics:
     def transition(self, transition: Transition) -> None:
         assert transition.seq > 0
+
+    def costs(self, costs: Sequence[StageCost]) -> None:
+        assert [cost.stage for cost in costs] == [Stage.CLEAN_UP]
 
 
 @dataclass

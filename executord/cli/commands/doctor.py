@@ -1,7 +1,9 @@
 """`executorctl doctor`: is the node well, and if not, what mends it?"""
 
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal
 
 import click
@@ -80,14 +82,24 @@ def _node_findings(node: JsonObject) -> Iterator[Finding]:
             "`executorctl resume`, if it was drained.",
         )
     yield from _engine_findings(node.get("engine"))
-    if node.get("store_url"):
-        yield Finding("store", "ok", str(node["store_url"]))
-    else:
-        yield Finding("store", "bad", "no file store is named", "Set `[store] url`.")
+    yield _store_finding(str(node.get("store_url") or ""))
     if not node.get("tiers"):
         yield Finding(
             "tiers", "bad", "there is no tier, so no run can start", "Add `[tiers.NAME]`."
         )
+
+
+def _store_finding(url: str) -> Finding:
+    """What can be seen from here: a client reaches the store by itself, as the daemon does."""
+    if not url:
+        return Finding("store", "bad", "no file store is named", "Set `[store] url`.")
+    path = Path(url.removeprefix("file://"))
+    if path.is_absolute() and not path.is_dir():
+        return Finding("store", "bad", f"{path} is not there", f"Make it: `mkdir -p {path}`.")
+    if path.is_absolute() and not os.access(path, os.W_OK):
+        mend = "Nothing, unless you push or pull yourself: then ask for access to it."
+        return Finding("store", "warning", f"{path} is not yours to write to", mend)
+    return Finding("store", "ok", url)
 
 
 def _engine_findings(engine: JsonObject | None) -> Iterator[Finding]:

@@ -4,7 +4,7 @@ import click
 
 from executord.cli.client import JsonObject
 from executord.cli.describe import costs_words, entered_state, left_state
-from executord.cli.resume import Patience, events, sequence_of
+from executord.cli.resume import Patience, events, make_contact, sequence_of
 from executord.cli.session import Command, Session, pass_session
 from executord.cli.terminal import safe
 from executord.cli.units import moment
@@ -21,6 +21,7 @@ def events_command(session: Session, *, follow: bool, after: int) -> None:
     A following survives restarts of the daemon without loss or repetition.
     """
     output = session.output
+    make_contact(session.client)
     for event in events(session.client, after=after, follow=follow, patience=Patience(output.note)):
         if session.as_json:
             output.json(event, compact=True)

@@ -5,7 +5,7 @@ import base64
 import click
 
 from executord.cli.console import ConsoleWriter
-from executord.cli.resume import Patience, Record, console
+from executord.cli.resume import Patience, Record, console, make_contact
 from executord.cli.session import Command, Session, pass_session, run_argument
 
 
@@ -34,6 +34,7 @@ def logs_command(
     What the code wrote to stdout goes to stdout, everything else to stderr. OFFSET counts bytes of
     output; a following survives restarts of the daemon without loss or repetition.
     """
+    make_contact(session.client)
     records = console(
         session.client,
         run_id,

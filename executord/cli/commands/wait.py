@@ -7,7 +7,7 @@ import click
 from executord.cli.client import JsonObject, quoted
 from executord.cli.describe import why
 from executord.cli.errors import EXIT_FAILED, ProblemError, UnreachableError
-from executord.cli.resume import Patience, is_terminal
+from executord.cli.resume import Patience, is_terminal, make_contact
 from executord.cli.session import Command, Session, pass_session, runs_argument
 from executord.cli.terminal import safe
 
@@ -27,6 +27,7 @@ def wait_command(session: Session, *, run_ids: tuple[str, ...], timeout: float |
     """
     ends_at = None if timeout is None else time.monotonic() + timeout
     ended = []
+    make_contact(session.client)
     for run_id in dict.fromkeys(run_ids):
         run = _ended(session, run_id, ends_at)
         ended.append(run)

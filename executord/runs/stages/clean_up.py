@@ -8,7 +8,7 @@ from executord.core.messages import CleanedUp
 from executord.core.reasons import FaultError
 from executord.core.run import Stage, StageCost
 from executord.ports import DiskFullError
-from executord.runs.container import container_name
+from executord.runs.container import container_of
 from executord.runs.context import RunContext, Tools
 
 log = structlog.get_logger(__name__)
@@ -24,6 +24,7 @@ async def clean_up(context: RunContext, tools: Tools, *, keep_workspace: bool) -
     pause = _FIRST_PAUSE_SECONDS
     while True:
         try:
+            await tools.engine.remove_container(container_of(run, tools.rules))
             await _remove_all(run.id, tools, keep_workspace=keep_workspace)
             break
         except FaultError as error:
@@ -39,7 +40,6 @@ async def clean_up(context: RunContext, tools: Tools, *, keep_workspace: bool) -
 
 
 async def _remove_all(run_id: str, tools: Tools, *, keep_workspace: bool) -> None:
-    await tools.engine.remove_container(container_name(tools.rules, run_id))
     await _keep_series(run_id, tools)
     await tools.meters.release(run_id)
     await tools.consoles.seal(run_id)

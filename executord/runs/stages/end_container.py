@@ -4,11 +4,12 @@ Reports nothing: the stage that watches the container tells how it ended.
 """
 
 import asyncio
+from functools import partial
 
 import structlog
 
 from executord.core.reasons import FaultError
-from executord.runs.container import container_name
+from executord.runs.container import container_of
 from executord.runs.context import RunContext, Tools
 from executord.runs.patience import until_engine_answers
 
@@ -19,20 +20,20 @@ _KILL_AGAIN_SECONDS = 2.0
 
 
 async def end_container(context: RunContext, tools: Tools, grace_seconds: float) -> None:
-    name = container_name(tools.rules, context.run().id)
     context.ending.set()
-    if not await _signalled(context, tools, name, "SIGTERM"):
+    if not await _signalled(context, tools, "SIGTERM"):
         return
     await _over_within(context, grace_seconds)
     while not context.over.is_set():
-        await _signalled(context, tools, name, "SIGKILL")
+        await _signalled(context, tools, "SIGKILL")
         await _over_within(context, _KILL_AGAIN_SECONDS)
 
 
-async def _signalled(context: RunContext, tools: Tools, name: str, signal: str) -> bool:
+async def _signalled(context: RunContext, tools: Tools, signal: str) -> bool:
     """False when the end came before the container could be reached."""
     while not context.over.is_set():
-        facts = await until_engine_answers(lambda: tools.engine.inspect_container(name))
+        name = container_of(context.run(), tools.rules)
+        facts = await until_engine_answers(partial(tools.engine.inspect_container, name))
         if facts is not None and facts.state in ("running", "paused"):
             await _signal(tools, name, signal)
             return True

@@ -18,7 +18,7 @@ from executord.core.messages import (
 from executord.core.reasons import Fault, FaultError, Reason
 from executord.core.run import Container, Evidence, Run, Stage, StageCost, UsageSummary
 from executord.ports import ContainerFacts
-from executord.runs.container import container_name, container_spec
+from executord.runs.container import container_of, container_spec
 from executord.runs.context import RunContext, Tools
 from executord.runs.patience import until_engine_answers
 
@@ -46,7 +46,7 @@ class _End:
 async def execute(context: RunContext, tools: Tools) -> ContainerEnded:
     began = tools.clock.monotonic()
     run = context.run()
-    name = container_name(tools.rules, run.id)
+    name = container_of(run, tools.rules)
     facts = await until_engine_answers(lambda: tools.engine.inspect_container(name))
     if facts is None and run.container is not None:
         return await _ended(context, tools, _End(None), started_in=0.0)
