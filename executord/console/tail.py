@@ -26,6 +26,7 @@ class _Side:
     redactor: Redactor
     entries: deque[tuple[Place, int]] = field(default_factory=deque)
     skip_to: Place | None = None
+    skips_in_this_file: bool = False
 
     def drop_kept(self, begin: Place, data: bytes) -> tuple[Place, bytes]:
         """Without what is on the disk already, as far as `skip_to` tells."""
@@ -40,7 +41,13 @@ class _Side:
     def passed(self, place: Place) -> None:
         """Reading has come to `place`: forget what lies before it, or in a log that is gone."""
         kept = self.skip_to
-        if kept is not None and place.file == kept.file and place.position > kept.position:
+        if kept is None:
+            return
+        if place.file == kept.file:
+            self.skips_in_this_file = True
+            if place.position > kept.position:
+                self.skip_to = None
+        elif self.skips_in_this_file:  # it was kept to the very end of a log that was rotated
             self.skip_to = None
 
     def hold(self, begin: Place, data: bytes) -> None:

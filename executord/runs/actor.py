@@ -217,5 +217,6 @@ class RunActor:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._workers.clear()  # they refer back to this actor
         while not self._letters.empty():
             self._letters.get_nowait().durable.cancel()

@@ -327,6 +327,21 @@ def once(text: bytes) -> bytes:
     return text.replace(b"******", b"***")
 
 
+def test_output_after_a_rotation_is_kept_also_where_the_old_log_was_kept_to_its_end(
+    kept: Kept,
+) -> None:
+    kept.secrets = (b"a\nb\na",)
+    kept.log.write("a\n")
+    kept.log.write("a\n", time_ns=10_000_000)
+    kept.follow()
+    kept.log.rotate()
+    kept.log.write("new\n", "stderr", time_ns=20_000_000)
+    kept.restart(torn_bytes=0)
+    kept.finish()
+    assert kept.text("stderr") == b"new\n"
+    assert kept.text("stdout") == b"a\na\n"
+
+
 def test_pieces_tell_where_reading_goes_on(tmp_path: Path) -> None:
     log = EngineLog(tmp_path / "log")
     log.write("one\ntwo\n")
