@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 
 from executord.core.reasons import FaultError, Reason
 from executord.core.run import Result, Run
+from executord.files.faults import CancelledWorkError
+from executord.files.keep import _until
 from executord.files.project_files import ProjectFiles
 from executord.files.pull import pull_revision
 from executord.files.push import Pushed
@@ -466,3 +469,12 @@ async def test_keeping_a_workspace_that_is_gone_is_told_as_such(bench: Bench) ->
     with pytest.raises(FaultError) as caught:
         await bench.keep()
     assert caught.value.fault.reason is Reason.WORKSPACE_FAILED
+
+
+def test_a_stop_is_heard_in_the_middle_of_one_file() -> None:
+    cancelled = threading.Event()
+    chunks = _until(cancelled, iter([b"first", b"second"]))
+    assert next(chunks) == b"first"
+    cancelled.set()
+    with pytest.raises(CancelledWorkError):
+        next(chunks)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -298,6 +298,17 @@ async def test_a_run_that_ignores_sigterm_is_killed_after_its_grace(node: Node) 
     await node.manager.stop(run.id, StopOrder(grace_seconds=0.1))
     assert (await node.ended(run.id)).state is State.STOPPED
     assert [signal for _, signal in node.engine.signals][:2] == ["SIGTERM", "SIGKILL"]
+
+
+async def test_a_container_that_a_stranger_renamed_is_stopped_and_removed(node: Node) -> None:
+    node.engine.default_program = SLEEPS_FOR_EVER
+    run = await node.submit()
+    await collecting(node, run)
+    for container in node.engine.containers.values():
+        container.spec = replace(container.spec, name="renamed")
+    await node.manager.stop(run.id, StopOrder(grace_seconds=0.05))
+    assert (await node.ended(run.id)).state is State.STOPPED
+    assert node.engine.containers == {}
 
 
 async def test_a_refused_signal_does_not_stop_the_stop(node: Node) -> None:
