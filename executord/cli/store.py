@@ -23,9 +23,9 @@ from executord.cli.views import Bars
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from executord.files.pull import Pulled
-    from executord.files.push import Pushed
-    from executord.files.store import Store
+    from executord.files.client.pull import Pulled
+    from executord.files.client.push import Pushed
+    from executord.files.store.store import Store
     from executord.ports import FileChange, OnProgress, Progress
 
 _MOST_SKIPPED = 10
@@ -73,7 +73,7 @@ def push(
     url = store_url(session, store)
     began = time.monotonic()
     with _shown_work(session) as on_progress:
-        from executord.files.push import push_directory  # noqa: PLC0415 - slow to import
+        from executord.files.client.push import push_directory  # noqa: PLC0415 - slow to import
 
         pushed = push_directory(
             _opened(url),
@@ -110,7 +110,7 @@ def _tell_pushed(session: Session, pushed: "Pushed", project: str, seconds: floa
 def pull(session: Session, revision: str, directory: Path, *, store: str | None) -> "Pulled":
     url = store_url(session, store)
     with _shown_work(session) as on_progress:
-        from executord.files.pull import pull_revision  # noqa: PLC0415 - slow to import
+        from executord.files.client.pull import pull_revision  # noqa: PLC0415 - slow to import
 
         return pull_revision(_opened(url), revision, directory, on_progress=on_progress)
 
@@ -118,13 +118,13 @@ def pull(session: Session, revision: str, directory: Path, *, store: str | None)
 def diff(session: Session, old: str, new: str, *, store: str | None) -> "Sequence[FileChange]":
     url = store_url(session, store)
     with _shown_work(session):
-        from executord.files.pull import diff_revisions  # noqa: PLC0415 - slow to import
+        from executord.files.client.pull import diff_revisions  # noqa: PLC0415 - slow to import
 
         return list(diff_revisions(_opened(url), old, new))
 
 
 def _opened(url: str) -> "Store":
-    from executord.files.store import Store  # noqa: PLC0415 - slow to import
+    from executord.files.store.store import Store  # noqa: PLC0415 - slow to import
 
     return Store.open(url, {})
 
@@ -133,9 +133,9 @@ def _opened(url: str) -> "Store":
 def _shown_work(session: Session) -> "Iterator[OnProgress]":
     """Progress bars where they can be drawn; what the store finds wrong becomes a CliError."""
     from executord.core.reasons import MEANINGS, FaultError  # noqa: PLC0415 - slow to import
-    from executord.files.pull import PullError  # noqa: PLC0415 - slow to import
-    from executord.files.push import PushError  # noqa: PLC0415 - slow to import
-    from executord.files.store import BadProjectError  # noqa: PLC0415 - slow to import
+    from executord.files.client.pull import PullError  # noqa: PLC0415 - slow to import
+    from executord.files.client.push import PushError  # noqa: PLC0415 - slow to import
+    from executord.files.store.store import BadProjectError  # noqa: PLC0415 - slow to import
 
     bars = Bars() if can_draw(sys.stderr) and not session.quiet else None
     try:

@@ -1,5 +1,7 @@
 """Counting files and bytes for a person to look at, not more often than eyes can follow."""
 
+import asyncio
+import contextlib
 import threading
 import time
 
@@ -56,3 +58,14 @@ class Counter:
                 detail=self._detail,
             )
         )
+
+
+def relay(on_progress: OnProgress) -> OnProgress:
+    """From a thread into the loop; progress that comes after its end is dropped."""
+    loop = asyncio.get_running_loop()
+
+    def tell(progress: Progress) -> None:
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(on_progress, progress)
+
+    return tell

@@ -18,9 +18,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from executord.engine.docker import DockerEngine
+from executord.files.client.push import push_directory
 from executord.files.project_files import ProjectFiles
-from executord.files.push import push_directory
-from executord.files.store import Store
+from executord.files.store.store import Store
 from executord.ports import Progress
 from tests.bench.table import Row
 

@@ -11,7 +11,7 @@ import pytest
 
 from executord.engine.docker import DockerEngine
 from executord.files.project_files import ProjectFiles
-from executord.files.store import Store
+from executord.files.store.store import Store
 from executord.ports import ContainerSpec, Kept, Prepared
 from tests.fakes.files import (
     contents,

@@ -8,9 +8,9 @@ from typing import Any
 
 from executord.core.run import Assignment, Environment, Evidence, Run, Workspace
 from executord.core.states import State
+from executord.files.client.push import Pushed, push_directory
 from executord.files.project_files import ProjectFiles
-from executord.files.push import Pushed, push_directory
-from executord.files.store import Store
+from executord.files.store.store import Store
 from executord.ports import Progress
 
 GIBIBYTE = 1 << 30

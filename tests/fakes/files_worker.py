@@ -11,7 +11,7 @@ import signal
 import sys
 from pathlib import Path
 
-from executord.files.store import Store
+from executord.files.store.store import Store
 from tests.fakes.files import ended_run, ignore_progress, opened
 
 _EFFECTS = {"os.rename", "os.link", "os.mkdir", "os.remove", "os.symlink", "os.rmdir", "os.chown"}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from executord.core.eviction import Evictable, choose_victims, own_bytes
 from executord.core.reasons import FaultError, Reason
 from executord.files.project_files import ProjectFiles
-from executord.files.store import Store
+from executord.files.store.store import Store
 from tests.fakes.files import contents, ignore_progress, new_store, opened, push, write_files
 
 MEBIBYTE = 1 << 20

@@ -13,12 +13,12 @@ import pytest
 
 from executord.core.reasons import FaultError, Reason
 from executord.core.run import Result, Run
+from executord.files.client.pull import pull_revision
+from executord.files.client.push import Pushed
 from executord.files.faults import CancelledWorkError
-from executord.files.keep import _until
 from executord.files.project_files import ProjectFiles
-from executord.files.pull import pull_revision
-from executord.files.push import Pushed
-from executord.files.store import Store
+from executord.files.store.store import Store
+from executord.files.workspace.keep import _until
 from executord.ports import Kept
 from tests.fakes.files import (
     contents,

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from executord.files.pull import pull_revision
-from executord.files.store import Store
+from executord.files.client.pull import pull_revision
+from executord.files.store.store import Store
 from tests.fakes.files import (
     contents,
     ignore_progress,

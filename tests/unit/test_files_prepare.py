@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from executord.core.reasons import Fault, FaultError, Reason
-from executord.files import digests, revisions, trees
-from executord.files.blobs import BlobKey
+from executord.files.cache.blobs import BlobKey
+from executord.files.client.push import Pushed
+from executord.files.model import digests, revisions, trees
+from executord.files.model.trees import EMPTY_TREE
 from executord.files.project_files import ProjectFiles
-from executord.files.push import Pushed
-from executord.files.store import Store
-from executord.files.trees import EMPTY_TREE
+from executord.files.store.store import Store
 from executord.ports import Prepared, Progress, Revision
 from tests.fakes.files import (
     FakeVolumes,

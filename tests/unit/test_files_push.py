@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from executord.core.reasons import FaultError, Reason
-from executord.files import ignore, statcache
-from executord.files.pull import PullError, diff_revisions, pull_revision
-from executord.files.push import PushError, push_directory
-from executord.files.scan import scan
-from executord.files.store import BadProjectError, Store
+from executord.files.client import statcache
+from executord.files.client.pull import PullError, diff_revisions, pull_revision
+from executord.files.client.push import PushError, push_directory
+from executord.files.client.scan import scan
+from executord.files.model import ignore
+from executord.files.store.store import BadProjectError, Store
 from executord.ports import Progress
 from tests.fakes.files import contents, new_store, push, write_files
 
@@ -270,8 +271,8 @@ def test_an_ordinary_user_can_push_to_a_store_he_may_write(tmp_path: Path) -> No
     script = (
         "import os\n"
         "from pathlib import Path\n"
-        "from executord.files.push import push_directory\n"
-        "from executord.files.store import Store\n"
+        "from executord.files.client.push import push_directory\n"
+        "from executord.files.store.store import Store\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "os.environ['HOME'] = '/nonexistent'\n"
         f"store = Store.open('file://{store}', {{}})\n"

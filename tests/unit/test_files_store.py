@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from executord.core.reasons import FaultError, Reason
-from executord.files import digests, revisions, trees
-from executord.files.blobs import WrongContentError
-from executord.files.bucket import Bucket, DirectoryBucket, LazyBucket, ObjectBucket
-from executord.files.store import BadProjectError, NewBlob, Store, check_project
-from executord.files.trees import EMPTY_TREE
+from executord.files.cache.blobs import WrongContentError
+from executord.files.model import digests, revisions, trees
+from executord.files.model.trees import EMPTY_TREE
+from executord.files.store.bucket import Bucket, DirectoryBucket, LazyBucket, ObjectBucket
+from executord.files.store.store import BadProjectError, NewBlob, Store, check_project
 from executord.ports import Revision
 
 A = digests.of_bytes(b"revision a")
@@ -314,8 +314,8 @@ def test_folders_and_files_have_the_rights_of_the_store_itself(tmp_path: Path) -
 
 MOVES_MANY = """
 import sys
-from executord.files import digests
-from executord.files.store import Store
+from executord.files.model import digests
+from executord.files.store.store import Store
 store = Store.open(sys.argv[1], {})
 for n in range(15):
     while True:
@@ -355,7 +355,7 @@ def test_a_user_who_may_not_write_is_refused_as_such(tmp_path: Path) -> None:
         path.chmod(path.stat().st_mode | 0o011)
     script = (
         "import os\n"
-        "from executord.files.store import Store\n"
+        "from executord.files.store.store import Store\n"
         "from executord.core.reasons import FaultError\n"
         "os.setgid(65534); os.setuid(65534)\n"
         f"store = Store.open('file://{tmp_path}/store', {{}})\n"

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from executord.core.reasons import FaultError, Reason
-from executord.files import digests, revisions, trees
-from executord.files.closure import load
-from executord.files.diff import diff
-from executord.files.trees import EMPTY_TREE, BadTreeError, Entry, Kind, Tree
+from executord.files.model import digests, revisions, trees
+from executord.files.model.closure import load
+from executord.files.model.diff import diff
+from executord.files.model.trees import EMPTY_TREE, BadTreeError, Entry, Kind, Tree
 from executord.ports import Revision
 
 DIGEST = digests.of_bytes(b"x")

@@ -9,15 +9,15 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 
-from executord.files import closure, digests
-from executord.files.blobs import BlobBatch, BlobKey, Blobs
-from executord.files.directories import read_chunks
+from executord.files.cache.blobs import BlobBatch, BlobKey, Blobs
+from executord.files.cache.objects import Revisions, Trees
 from executord.files.faults import CancelledWorkError, disk
-from executord.files.objects import Revisions, Trees
-from executord.files.parallel import side_by_side
+from executord.files.model import closure, digests
+from executord.files.model.trees import Tree
 from executord.files.progress import Counter
-from executord.files.store import Store, decoded
-from executord.files.trees import Tree
+from executord.files.store.store import Store, decoded
+from executord.files.system.directories import read_chunks
+from executord.files.system.parallel import side_by_side
 from executord.ports import Revision
 
 _COMMIT_FILES = 4096

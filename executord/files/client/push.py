@@ -11,14 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from executord.files import revisions, trees
-from executord.files.blobs import WrongContentError
-from executord.files.directories import Finder, MovedError, NotRegularError, read_chunks
+from executord.files.cache.blobs import WrongContentError
+from executord.files.client.scan import Place, Scanned, scan
+from executord.files.client.statcache import StatCache
+from executord.files.model import revisions, trees
+from executord.files.model.trees import EMPTY_TREE, Entry
 from executord.files.progress import Counter
-from executord.files.scan import Place, Scanned, scan
-from executord.files.statcache import StatCache
-from executord.files.store import NewBlob, Store, check_project
-from executord.files.trees import EMPTY_TREE, Entry
+from executord.files.store.store import NewBlob, Store, check_project
+from executord.files.system.directories import Finder, MovedError, NotRegularError, read_chunks
 from executord.ports import OnProgress, Revision
 
 _TRIES = 3

@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from executord.core.reasons import Reason
-from executord.files import digests, revisions, trees
-from executord.files.blobs import WrongContentError, verified
-from executord.files.bucket import Bucket, MissingObjectError, Upload, open_bucket
+from executord.files.cache.blobs import WrongContentError, verified
 from executord.files.faults import corrupt, fault
-from executord.files.parallel import side_by_side
-from executord.files.trees import Tree
+from executord.files.model import digests, revisions, trees
+from executord.files.model.trees import Tree
+from executord.files.store.bucket import Bucket, MissingObjectError, Upload, open_bucket
+from executord.files.system.parallel import side_by_side
 from executord.ports import Revision
 
 MAX_PROJECT = 128

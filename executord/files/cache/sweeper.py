@@ -14,13 +14,13 @@ import structlog
 from executord.core import eviction
 from executord.core.eviction import Evictable
 from executord.core.reasons import Reason
-from executord.files import disk
-from executord.files.blobs import BlobKey, Blobs
-from executord.files.directories import remove_tree
+from executord.files.cache.blobs import BlobKey, Blobs
+from executord.files.cache.layout import Layout
+from executord.files.cache.objects import Revisions, Trees
+from executord.files.cache.snapshots import About, Snapshots
 from executord.files.faults import fault
-from executord.files.layout import Layout
-from executord.files.objects import Revisions, Trees
-from executord.files.snapshots import About, Snapshots
+from executord.files.system import disk
+from executord.files.system.directories import remove_tree
 from executord.ports import CacheEntry
 
 log = structlog.get_logger(__name__)
@@ -74,7 +74,7 @@ class Sweeper:
         revisions: Revisions,
     ) -> None:
         self._layout = layout
-        self._limits = limits
+        self.limits = limits
         self._blobs = blobs
         self._snapshots = snapshots
         self._trees = trees
@@ -89,7 +89,7 @@ class Sweeper:
 
     def wanted_bytes(self) -> int:
         """How much has to go now: 0 below the high watermark and with enough disk free."""
-        limits = self._limits
+        limits = self.limits
         used = self.used_bytes()
         over = used - int(limits.high_watermark * limits.max_size_bytes)
         too_much = used - int(limits.low_watermark * limits.max_size_bytes) if over > 0 else 0
@@ -98,7 +98,7 @@ class Sweeper:
 
     def make_room(self, incoming_bytes: int) -> None:
         """Before that much is fetched: evict what is needed for it. Raises DISK_FULL."""
-        limits = self._limits
+        limits = self.limits
         over = self.used_bytes() + incoming_bytes - limits.max_size_bytes
         short = limits.min_free_bytes + incoming_bytes - disk.free_bytes(self._layout.root)
         if max(over, short) <= 0:

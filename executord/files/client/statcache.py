@@ -13,7 +13,8 @@ from pathlib import Path
 
 import msgspec
 
-from executord.files import digests, disk
+from executord.files.model import digests
+from executord.files.system import disk
 
 _FORM = 1
 RACY_NS = 2_000_000_000

@@ -19,14 +19,15 @@ from pathlib import Path
 
 import msgspec
 
-from executord.files import digests, disk
-from executord.files.blobs import BlobKey, Blobs
-from executord.files.closure import Closure, key_of
-from executord.files.directories import Cursor
+from executord.files.cache.blobs import BlobKey, Blobs
+from executord.files.cache.layout import Layout
 from executord.files.faults import CancelledWorkError
-from executord.files.layout import Layout
+from executord.files.model import digests
+from executord.files.model.closure import Closure, key_of
+from executord.files.model.trees import Entry, Tree
 from executord.files.progress import Counter
-from executord.files.trees import Entry, Tree
+from executord.files.system import disk
+from executord.files.system.directories import Cursor
 
 _RECORD = struct.Struct(">32s?Q")
 _LOOK_UP_EVERY = 256

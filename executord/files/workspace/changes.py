@@ -13,16 +13,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from executord.core.reasons import Reason
-from executord.files import ignore, trees
-from executord.files.directories import (
+from executord.files.faults import fault
+from executord.files.model import ignore, trees
+from executord.files.model.trees import EMPTY_TREE, Entry, Tree, TreeSource
+from executord.files.system.directories import (
     Cursor,
     NotRegularError,
     is_executable,
     read_small,
     special_kind,
 )
-from executord.files.faults import fault
-from executord.files.trees import EMPTY_TREE, Entry, Tree, TreeSource
 
 MAX_SKIPPED = 100
 MAX_DEPTH = 512

@@ -8,8 +8,9 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from executord.files import digests, disk, revisions, trees
-from executord.files.trees import Tree
+from executord.files.model import digests, revisions, trees
+from executord.files.model.trees import Tree
+from executord.files.system import disk
 from executord.ports import Revision
 
 _REMEMBERED_ENTRIES = 200_000

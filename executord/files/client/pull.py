@@ -6,14 +6,15 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from executord.files import closure, disk
-from executord.files.closure import Closure, key_of
-from executord.files.diff import diff
-from executord.files.directories import Cursor, remove_tree
-from executord.files.parallel import side_by_side
+from executord.files.model import closure
+from executord.files.model.closure import Closure, key_of
+from executord.files.model.diff import diff
+from executord.files.model.trees import Entry
 from executord.files.progress import Counter
-from executord.files.store import Store
-from executord.files.trees import Entry
+from executord.files.store.store import Store
+from executord.files.system import disk
+from executord.files.system.directories import Cursor, remove_tree
+from executord.files.system.parallel import side_by_side
 from executord.ports import FileChange, OnProgress
 
 

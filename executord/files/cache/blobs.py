@@ -16,8 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from executord.files import digests, disk
-from executord.files.layout import Layout
+from executord.files.cache.layout import Layout
+from executord.files.model import digests
+from executord.files.system import disk
 
 _MANY = 1024
 _EXECUTABLE = "-x"

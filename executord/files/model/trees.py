@@ -15,7 +15,7 @@ from typing import Protocol
 
 import msgspec
 
-from executord.files import digests
+from executord.files.model import digests
 
 MAX_TREE_BYTES = 256 << 20
 MAX_NAME_BYTES = 255

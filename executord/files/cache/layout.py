@@ -7,7 +7,7 @@ at every start; whatever is found anywhere else is whole, since it was renamed i
 from dataclasses import dataclass
 from pathlib import Path
 
-from executord.files.disk import unique_name
+from executord.files.system.disk import unique_name
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,9 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from executord.files.blobs import BlobKey
+from executord.files.cache.blobs import BlobKey
 from executord.files.faults import CancelledWorkError, corrupt
-from executord.files.trees import Entry, Kind, Tree, totals
+from executord.files.model.trees import Entry, Kind, Tree, totals
 
 MAX_ENTRIES = 10_000_000
 MAX_DEPTH = 1024

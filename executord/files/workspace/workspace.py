@@ -17,9 +17,9 @@ import msgspec
 
 from executord.core.reasons import Reason
 from executord.core.run import Workspace
-from executord.files import disk
+from executord.files.cache.layout import Layout
 from executord.files.faults import fault
-from executord.files.layout import Layout
+from executord.files.system import disk
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _MAX_OPTION_BYTES = 3400

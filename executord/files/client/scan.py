@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from executord.files import digests, ignore, trees
-from executord.files.directories import (
+from executord.files.client.statcache import StatCache
+from executord.files.model import digests, ignore, trees
+from executord.files.model.trees import Entry
+from executord.files.system.directories import (
     Cursor,
     NotRegularError,
     is_executable,
@@ -16,8 +18,6 @@ from executord.files.directories import (
     read_small,
     special_kind,
 )
-from executord.files.statcache import StatCache
-from executord.files.trees import Entry
 
 MAX_DEPTH = 512
 

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from executord.files import digests
+from executord.files.model import digests
 from executord.ports import Revision
 
 MAX_REVISION_BYTES = 64 << 10

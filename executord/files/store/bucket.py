@@ -21,8 +21,8 @@ from obstore import exceptions as foreign
 from obstore.store import LocalStore, from_url
 
 from executord.core.reasons import FaultError, Reason
-from executord.files import disk
 from executord.files.faults import fault
+from executord.files.system import disk
 
 _CHUNK_BYTES = 1 << 20
 _SMALL_BYTES = 16 << 20

@@ -10,14 +10,14 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
-from executord.files import disk as disks
-from executord.files.blobs import Blobs
-from executord.files.closure import Closure
+from executord.files.cache.blobs import Blobs
+from executord.files.cache.snapshots import About, MissingBlobError, Snapshots
+from executord.files.cache.sweeper import Sweeper
 from executord.files.faults import corrupt, disk
+from executord.files.model.closure import Closure
 from executord.files.progress import Counter
-from executord.files.snapshots import About, MissingBlobError, Snapshots
-from executord.files.sweeper import Sweeper
-from executord.files.transfer import Fetcher
+from executord.files.store.transfer import Fetcher
+from executord.files.system import disk as disks
 from executord.ports import Progress
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from executord.core.run import ChangeKind
-from executord.files.trees import EMPTY_TREE, Entry, TreeSource
+from executord.files.model.trees import EMPTY_TREE, Entry, TreeSource
 from executord.ports import FileChange
 
 

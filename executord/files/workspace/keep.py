@@ -20,18 +20,18 @@ import msgspec
 
 from executord.core.reasons import Reason
 from executord.core.run import Result, Run
-from executord.files import digests, revisions, trees
-from executord.files.blobs import BlobBatch, BlobKey, Blobs, WrongContentError
-from executord.files.changes import Found, Merged, Skip, merge
-from executord.files.closure import key_of
-from executord.files.diff import diff
-from executord.files.directories import Cursor, open_regular, read_chunks, read_small
+from executord.files.cache.blobs import BlobBatch, BlobKey, Blobs, WrongContentError
+from executord.files.cache.objects import Trees
 from executord.files.faults import CancelledWorkError, disk, fault
-from executord.files.objects import Trees
+from executord.files.model import digests, revisions, trees
+from executord.files.model.closure import key_of
+from executord.files.model.diff import diff
+from executord.files.model.trees import Entry, Tree
 from executord.files.progress import Counter
-from executord.files.store import BadProjectError, NewBlob, Store, check_project
-from executord.files.transfer import Fetcher
-from executord.files.trees import Entry, Tree
+from executord.files.store.store import BadProjectError, NewBlob, Store, check_project
+from executord.files.store.transfer import Fetcher
+from executord.files.system.directories import Cursor, open_regular, read_chunks, read_small
+from executord.files.workspace.changes import Found, Merged, Skip, merge
 from executord.ports import FileChange, OnProgress, Revision
 
 DIAGNOSTICS = "dominostats.json"

@@ -1,0 +1,1 @@
+"""What the node keeps of it: blobs, snapshots, and their limits."""

@@ -1,0 +1,1 @@
+"""A person's directory in and out of the store."""

@@ -1,0 +1,1 @@
+"""The store that nodes and clients share."""

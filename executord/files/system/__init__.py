@@ -1,0 +1,1 @@
+"""What the standard library lacks: disks, directories that are traps, threads."""

@@ -1,0 +1,1 @@
+"""A run's working directory: made, read, kept."""
