@@ -10,7 +10,7 @@ import psutil
 
 from tests.bench.table import Row, as_markdown
 
-BENCHMARKS = ("noop_run", "preparing", "accepts", "idle", "cli_start")
+BENCHMARKS = ("noop_run", "preparing", "curve", "accepts", "idle", "cli_start")
 
 
 def main(words: Sequence[str]) -> int:

@@ -1,146 +1,91 @@
-"""Warm Preparing of a project, beside what else could put the same tree there.
+"""Warm Preparing of a project, beside other tools that put the same tree into a fresh directory.
 
-Ours is all of `prepare`, the engine's volume too. `rsync -a` and a
-hardlink farm (`cp -al`) make a fresh directory of the same tree on the same filesystem; the three
-take turns, and what a turn leaves is deleted before the next one, untimed.
+Ours is all of `prepare` but the engine's own time for the volume, which is told apart. The tools
+take turns on the same filesystem; what a turn leaves is deleted before the next one, untimed.
 """
 
 import asyncio
-import os
-import secrets
-import shutil
 import statistics
-import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
-from executord.engine.docker import DockerEngine
-from executord.files.client.push import push_directory
-from executord.files.project_files import ProjectFiles
-from executord.files.store.store import Store
-from executord.ports import Progress
+from tests.bench import caches, checkouts, projects
 from tests.bench.table import Row
 
-FILE_BYTES = 4096
-FILES_A_DIRECTORY = 50
-AIM_MS = 20.0
+AIM_MS = 5.0
+_PROJECTS: dict[str, Callable[..., Path]] = {
+    "S": projects.make_s,
+    "M": projects.make_m,
+    "L": projects.make_l,
+}
+_ONLY_COPIES = {"cp -al", "cp -a"}
 
 
 def run(*, quick: bool) -> list[Row]:
     rows: list[Row] = []
-    for files in (500, 2_000) if quick else (10_000, 100_000):
-        rows += asyncio.run(_measure(files, rounds=3 if quick else 5))
+    for name in _PROJECTS:
+        rows += asyncio.run(_measure(name, quick=quick, rounds=2 if quick else 5))
     return rows
 
 
-async def _measure(files: int, *, rounds: int) -> list[Row]:
+async def _measure(name: str, *, quick: bool, rounds: int) -> list[Row]:
+    taken: dict[str, list[float]] = defaultdict(list)
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="executord-bench-") as text:
         root = Path(text)
-        project = await asyncio.to_thread(_make_project, root / "project", files)
-        (root / "store").mkdir()
-        store = Store.open(f"file://{root}/store", {})
-        pushed = await asyncio.to_thread(
-            push_directory, store, project, "bench", cache_home=root / "hashes"
-        )
-        async with _files(root / "state", store) as cache:
-            began = time.perf_counter()
-            await cache.prepare("cold", pushed.revision, _ignore)
-            cold = (time.perf_counter() - began) * 1000
-            taken: dict[str, list[float]] = {"ours": [], "rsync": [], "farm": []}
+        project = await asyncio.to_thread(_PROJECTS[name], root / "project", quick=quick)
+        store = caches.new_store(root / "store")
+        pushed = await asyncio.to_thread(caches.push, store, project)
+        peers = _peers(name)
+        for peer in peers:
+            await asyncio.to_thread(peer.take_in, project, root / _folder(peer))
+        async with caches.file_cache(root / "state", store) as (cache, volumes):
+            await cache.prepare("cold", pushed.revision, caches.ignore)
             for number in range(rounds):
+                run_id = f"warm-{number}"
+                volumes.seconds = 0.0
                 began = time.perf_counter()
-                prepared = await cache.prepare(f"warm-{number}", pushed.revision, _ignore)
-                taken["ours"].append((time.perf_counter() - began) * 1000)
-                assert prepared.workspace.way == "snapshot"
-                await cache.discard(f"warm-{number}", keep_workspace=False)
-                for peer, command in _peers(project, root / "copy").items():
-                    taken[peer].append(await asyncio.to_thread(_timed, command, root / "copy"))
+                prepared = await cache.prepare(run_id, pushed.revision, caches.ignore)
+                taken["ours"].append((time.perf_counter() - began - volumes.seconds) * 1000)
+                taken["engine"].append(volumes.seconds * 1000)
+                assert prepared.workspace.way == "snapshot", prepared.workspace.way
+                await cache.discard(run_id, keep_workspace=False)
+                for peer in peers:
+                    spent = await asyncio.to_thread(
+                        peer.timed_ms, project, root / _folder(peer), root / "target"
+                    )
+                    taken[peer.name].append(spent)
             await cache.discard("cold", keep_workspace=False)
-    return _rows(files, cold, taken)
+    medians = {key: statistics.median(values) for key, values in taken.items()}
+    return _rows(f"warm Preparing, {name}", medians)
 
 
-def _rows(files: int, cold: float, taken: Mapping[str, Sequence[float]]) -> list[Row]:
-    ours = statistics.median(taken["ours"])
-    rows = [
-        Row(
-            name=f"warm Preparing, {files:,} files",
-            figure=ours,
-            unit="ms",
-            peer=peer,
-            peer_figure=statistics.median(taken[key]),
-            ratio=ours / statistics.median(taken[key]),
-            aim=f"under {AIM_MS:g} ms",
-            met=ours < AIM_MS,
-        )
-        for key, peer in (("rsync", "rsync -a"), ("farm", "cp -al"))
-        if taken[key]
-    ]
-    if taken["rsync"]:
-        rsync = statistics.median(taken["rsync"])
+def _peers(name: str) -> list[checkouts.Checkout]:
+    """Copies of 4 GiB by every tool would tell nothing that two of them do not."""
+    here = checkouts.available()
+    return [peer for peer in here if name != "L" or peer.name in _ONLY_COPIES]
+
+
+def _folder(peer: checkouts.Checkout) -> str:
+    return "home-" + "-".join(word.strip("-,") for word in peer.name.split())
+
+
+def _rows(name: str, medians: dict[str, float]) -> list[Row]:
+    ours, engine = medians.pop("ours"), medians.pop("engine")
+    rows = [Row(name=f"{name}: the engine's share", figure=engine, unit="ms")]
+    for peer, taken in medians.items():
         rows.append(
             Row(
-                name=f"cold Preparing, {files:,} files, verified and durable",
-                figure=cold,
+                name=name,
+                figure=ours,
                 unit="ms",
-                peer="rsync -a",
-                peer_figure=rsync,
-                ratio=cold / rsync,
+                peer=peer,
+                peer_figure=taken,
+                ratio=ours / taken,
+                aim=f"at most {AIM_MS:g} ms",
+                met=ours <= AIM_MS,
             )
         )
     return rows
-
-
-def _peers(project: Path, target: Path) -> dict[str, list[str]]:
-    peers = {"farm": ["cp", "-al", str(project), str(target)]}
-    if shutil.which("rsync"):
-        peers["rsync"] = ["rsync", "-a", f"{project}/", f"{target}/"]
-    return peers
-
-
-def _timed(command: Sequence[str], target: Path) -> float:
-    began = time.perf_counter()
-    subprocess.run(command, check=True)
-    taken = (time.perf_counter() - began) * 1000
-    shutil.rmtree(target)
-    return taken
-
-
-def _make_project(project: Path, files: int) -> Path:
-    for number in range(files):
-        if number % FILES_A_DIRECTORY == 0:
-            folder = project / f"part{number // 5000}" / f"d{number // FILES_A_DIRECTORY}"
-            folder.mkdir(parents=True)
-        (folder / f"f{number}").write_bytes(os.urandom(FILE_BYTES))
-    return project
-
-
-@asynccontextmanager
-async def _files(state: Path, store: Store) -> AsyncIterator[ProjectFiles]:
-    url = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
-    engine = DockerEngine(url=url, deadline_seconds=30.0)
-    await engine.open()
-    files = ProjectFiles(
-        state_dir=state,
-        instance=secrets.token_hex(4),
-        store_url=store.url,
-        store_options={},
-        volumes=engine,
-        user=(1000, 1000),
-        max_size_bytes=1 << 40,
-        low_watermark=0.8,
-        high_watermark=0.9,
-        min_free_bytes=0,
-    )
-    await files.open()
-    try:
-        yield files
-    finally:
-        await files.close()
-        await engine.close()
-
-
-def _ignore(_: Progress) -> None:
-    pass

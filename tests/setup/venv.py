@@ -69,10 +69,10 @@ def _made_from() -> dict[str, str]:
 
 
 def _make_venv() -> None:
-    _have_ensurepip()
+    have_ensurepip()
     say("making .venv with the packages of tests/requirements.txt")
     shutil.rmtree(VENV, ignore_errors=True)
-    _call([sys.executable, "-m", "venv", str(VENV)], "make room on the disk, then try again")
+    call([sys.executable, "-m", "venv", str(VENV)], "make room on the disk, then try again")
     _pip(
         ["--require-hashes", "--requirement", str(REQUIREMENTS)],
         "see to it that pip reaches its package index (PIP_INDEX_URL names another)",
@@ -89,10 +89,10 @@ def _install_project() -> None:
 
 def _pip(arguments: Sequence[str], advice: str) -> None:
     options = ["--quiet", "--no-input", "--disable-pip-version-check"]
-    _call([str(VENV / "bin" / "python"), "-m", "pip", "install", *options, *arguments], advice)
+    call([str(VENV / "bin" / "python"), "-m", "pip", "install", *options, *arguments], advice)
 
 
-def _have_ensurepip() -> None:
+def have_ensurepip() -> None:
     """Debian ships venv without the part that puts pip in; python3-venv brings it."""
     if _can_make_venvs():
         return
@@ -113,7 +113,7 @@ def _can_make_venvs() -> bool:
     return probe.returncode == 0
 
 
-def _call(command: Sequence[str], advice: str) -> None:
+def call(command: Sequence[str], advice: str) -> None:
     done = subprocess.run(
         command,
         stdin=subprocess.DEVNULL,
