@@ -210,9 +210,82 @@ def test_of_two_pushes_at_once_one_moves_the_head_and_the_other_says_so(
     pushed = push_directory(
         store, project, "alice/churn", on_progress=race, cache_home=tmp_path / "hashes"
     )
-    assert pushed.head == "conflict"
+    assert (pushed.head, pushed.head_revision) == ("conflict", "")
+    assert (pushed.conflicts, pushed.conflict_count) == (("a.txt",), 1)
     assert store.head("alice/churn") == raced[0]
     assert store.revision(pushed.revision).tree == pushed.tree
+
+
+def test_of_two_pushes_at_once_that_change_different_files_the_second_is_merged(
+    store: Store, project: Path, tmp_path: Path
+) -> None:
+    base = push(store, project).revision
+    other = write_files(tmp_path / "copies/other", FILES | {"b/d/e": "theirs", "b/theirs": "new"})
+    raced: list[str] = []
+
+    def race(progress: Progress) -> None:
+        if progress.what == "sending" and not raced:
+            raced.append(push(store, other).revision)
+
+    write_files(project, {"a.txt": "mine", "b/mine": "new"})
+    pushed = push_directory(
+        store, project, "alice/churn", on_progress=race, cache_home=tmp_path / "hashes"
+    )
+    assert (pushed.head, pushed.conflicts) == ("merged", ())
+    head = store.revision(pushed.head_revision)
+    assert store.head("alice/churn") == pushed.head_revision
+    assert (head.parent, head.merged) == (raced[0], pushed.revision)
+    assert store.revision(pushed.revision).parent == base
+    pull_revision(store, "alice/churn", tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(project) | {"b/d/e": "theirs", "b/theirs": "new"}
+    pull_revision(store, pushed.revision, tmp_path / "own")
+    assert contents(tmp_path / "own") == contents(project)
+
+
+def test_of_two_first_pushes_at_once_the_second_is_merged(store: Store, tmp_path: Path) -> None:
+    one = write_files(tmp_path / "one", {"one": "1", "both/one": "1"})
+    two = write_files(tmp_path / "two", {"two": "2", "both/two": "2"})
+    raced: list[str] = []
+
+    def race(progress: Progress) -> None:
+        if progress.what == "sending" and not raced:
+            raced.append(push(store, two).head)
+
+    pushed = push_directory(store, one, "alice/churn", on_progress=race, cache_home=tmp_path / "h")
+    assert (raced, pushed.head) == (["moved"], "merged")
+    pull_revision(store, "alice/churn", tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(one) | contents(two)
+
+
+def test_many_pushes_at_once_of_different_files_all_reach_the_head(
+    store: Store, tmp_path: Path
+) -> None:
+    push(store, write_files(tmp_path / "base", FILES))
+    both_have_looked = threading.Barrier(4)
+    ends: list[str] = []
+
+    def one(n: int) -> None:
+        project = write_files(tmp_path / f"p{n}" / "project", FILES | {f"b/{n}": f"{n}"})
+
+        def wait(progress: Progress) -> None:
+            if progress.what == "sending" and not progress.files_done:
+                both_have_looked.wait(30)
+
+        ends.append(
+            push_directory(
+                store, project, "alice/churn", on_progress=wait, cache_home=project.parent / "h"
+            ).head
+        )
+
+    threads = [threading.Thread(target=one, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(ends) == ["merged", "merged", "merged", "moved"]
+    pull_revision(store, "alice/churn", tmp_path / "out")
+    added = {f"b/{n}": f"{n}" for n in range(4)}
+    assert contents(tmp_path / "out") == contents(tmp_path / "base") | added
 
 
 def test_equal_pushes_at_once_all_succeed(store: Store, tmp_path: Path) -> None:
@@ -310,7 +383,7 @@ def test_a_pull_that_fails_leaves_nothing(store: Store, project: Path, tmp_path:
     with pytest.raises(FaultError) as caught:
         pull_revision(store, revision, tmp_path / "out")
     assert caught.value.fault.reason is Reason.FILES_CORRUPT
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["project", "store"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["hashes", "project", "store"]
 
 
 def test_pull_and_diff_name_what_they_do_not_find(store: Store, tmp_path: Path) -> None:

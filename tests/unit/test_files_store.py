@@ -13,9 +13,12 @@ from executord.core.reasons import FaultError, Reason
 from executord.files.cache.blobs import WrongContentError
 from executord.files.model import digests, revisions, trees
 from executord.files.model.trees import EMPTY_TREE
-from executord.files.store.bucket import Bucket, DirectoryBucket, LazyBucket, ObjectBucket
+from executord.files.store.bucket import Bucket, LazyBucket, open_bucket
+from executord.files.store.directory_bucket import DirectoryBucket
+from executord.files.store.object_bucket import ObjectBucket
 from executord.files.store.store import BadProjectError, NewBlob, Store, check_project
 from executord.ports import Revision
+from tests.fakes.s3 import new_bucket, options, s3_server
 
 A = digests.of_bytes(b"revision a")
 B = digests.of_bytes(b"revision b")
@@ -25,11 +28,22 @@ def nobody_cares(_: int) -> None:
     pass
 
 
-@pytest.fixture(params=["directory", "objects"])
+@pytest.fixture(scope="session")
+def endpoint() -> Iterator[str]:
+    with s3_server() as url:
+        yield url
+
+
+@pytest.fixture(params=["directory", "watched", "memory", "s3"])
 def bucket(request: pytest.FixtureRequest, tmp_path: Path) -> Bucket:
     if request.param == "directory":
         return DirectoryBucket(tmp_path / "store", create=True)
-    return ObjectBucket("memory:///", {})
+    if request.param == "watched":
+        return open_bucket(f"file://{tmp_path}/store", {}, create=True, watched=True)
+    if request.param == "memory":
+        return ObjectBucket("memory:///", {})
+    endpoint: str = request.getfixturevalue("endpoint")
+    return open_bucket(f"s3://{new_bucket(endpoint)}/some/prefix", options(endpoint))
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from executord.files.model.closure import Closure, key_of
 from executord.files.model.diff import diff
 from executord.files.model.trees import Entry
 from executord.files.progress import Counter
+from executord.files.store.pack_writer import SMALL_BYTES
 from executord.files.store.store import Store
 from executord.files.system import disk
 from executord.files.system.directories import Cursor, remove_tree
@@ -47,10 +49,8 @@ def pull_revision(
         raise PullError(f"{directory} is there already and not empty: name another directory.")
     revision = store.resolve(revision_or_prefix)
     tree = store.revision(revision).tree
-    wanted = closure.load(
-        tree,
-        lambda digests: dict(side_by_side(store.parallelism, list(digests), store.tree)),
-    )
+    store.learn(tree)
+    wanted = closure.load(tree, store.trees)
     counter = Counter("pulling", on_progress, files_total=wanted.files, bytes_total=wanted.bytes)
     aside = target.with_name(f".{target.name[:100]}.pull-{disk.unique_name()}")
     try:
@@ -70,6 +70,8 @@ def pull_revision(
 def diff_revisions(store: Store, a: str, b: str) -> list[FileChange]:
     """What `b` has changed since `a`, by path; each given as for `pull_revision`."""
     before, after = (store.revision(store.resolve(text)).tree for text in (a, b))
+    for tree in (before, after):
+        store.learn(tree)
     return sorted(diff(store, before, after), key=lambda change: change.path)
 
 
@@ -105,18 +107,33 @@ class _Writer:
             else:
                 os.symlink(entry.target, entry.name, dir_fd=dir_fd)
                 self._counter.add(1, 0)
+        self._write_small(dir_fd, [entry for entry in files if entry.size <= SMALL_BYTES])
         for _ in side_by_side(
-            self._store.parallelism, files, lambda entry: self._write_file(dir_fd, entry)
+            self._store.parallelism,
+            [entry for entry in files if entry.size > SMALL_BYTES],
+            lambda entry: self._write_file(
+                dir_fd, entry, self._store.blob(entry.digest, entry.size)
+            ),
         ):
             pass
         return directories
 
-    def _write_file(self, dir_fd: int, entry: Entry) -> None:
+    def _write_small(self, dir_fd: int, files: Sequence[Entry]) -> None:
+        """Neighbours in the tree are neighbours in a pack: they come with one request."""
+        by_digest: dict[str, list[Entry]] = {}
+        for entry in files:
+            by_digest.setdefault(entry.digest, []).append(entry)
+        sizes = {digest: entries[0].size for digest, entries in by_digest.items()}
+        for digest, data in self._store.small_blobs(sizes):
+            for entry in by_digest[digest]:
+                self._write_file(dir_fd, entry, (data,))
+
+    def _write_file(self, dir_fd: int, entry: Entry, chunks: Iterable[bytes]) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         mode = 0o777 if key_of(entry).executable else 0o666
         fd = os.open(entry.name, flags, mode, dir_fd=dir_fd)
         try:
-            disk.write_chunks(fd, self._store.blob(entry.digest, entry.size))
+            disk.write_chunks(fd, chunks)
         finally:
             os.close(fd)
         self._counter.add(1, entry.size)

@@ -5,23 +5,28 @@ Any user who may write to the store can do it; nothing is chowned and no cache o
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
+from executord.core.run import Head
 from executord.files.cache.blobs import WrongContentError
-from executord.files.client.scan import Place, Scanned, scan
+from executord.files.client.new_objects import NewObjects, Place
+from executord.files.client.scan import Scanned, scan
 from executord.files.client.statcache import StatCache
-from executord.files.model import revisions, trees
-from executord.files.model.trees import EMPTY_TREE, Entry
+from executord.files.model import revisions
+from executord.files.model.trees import EMPTY_TREE
 from executord.files.progress import Counter
+from executord.files.store.landing import Arrival, Landed, land
+from executord.files.store.pack_writer import SMALL_BYTES
 from executord.files.store.store import NewBlob, Store, check_project
 from executord.files.system.directories import Finder, MovedError, NotRegularError, read_chunks
 from executord.ports import OnProgress, Revision
 
 _TRIES = 3
+_CHUNK_FILES = 32_768
+_ONE_READ_BYTES = 1 << 20
 
 
 class PushError(ValueError):
@@ -32,9 +37,11 @@ class PushError(ValueError):
 class Pushed:
     """`files` and `bytes` are of the whole directory, the `sent` ones of what the store lacked.
 
-    `head` is "conflict" when somebody else moved the project's head meanwhile: the revision is in
-    the store, but the project does not point to it. "unchanged": the head has these files already,
-    and `revision` is the head. `skipped` names what cannot be stored.
+    `revision` is the directory as it is. `head` says what became of it, if somebody else moved the
+    project's head meanwhile: "merged" into `head_revision`, where both sides changed different
+    paths; else "conflict", and the project does not point to it. `conflicts` names the first paths
+    of `conflict_count`. "unchanged": the head has these files already, and `revision` is the head.
+    `skipped` names what cannot be stored.
     """
 
     revision: str
@@ -43,7 +50,10 @@ class Pushed:
     bytes: int
     files_sent: int
     bytes_sent: int
-    head: Literal["moved", "conflict", "unchanged"]
+    head: Head
+    head_revision: str = ""
+    conflicts: tuple[str, ...] = ()
+    conflict_count: int = 0
     skipped: tuple[str, ...] = ()
 
 
@@ -68,14 +78,18 @@ def push_directory(
     for _ in range(_TRIES):
         base = store.head(project)
         base_tree = store.revision(base).tree if base else EMPTY_TREE
-        scanned = _scan(directory, cache, on_progress)
+        scanned = _scan(directory, cache, base_tree, on_progress)
         if base and scanned.tree == base_tree:
             cache.save()
-            return _result(base, scanned, None, "unchanged")
+            return _result(base, scanned, None, Landed("unchanged", base))
+        afresh = store.is_scattered(base_tree, scanned.bytes) if base else False
+        if afresh and scanned.without:
+            scanned = _scan(directory, cache, "", on_progress)
         try:
-            sent = _send(store, directory, scanned, base_tree, on_progress)
+            sent = _send(store, directory, scanned, "" if afresh else base_tree, on_progress)
         except _ChangedError as error:
             cache.forget(error.path)
+            cache.keep()
             changed = error.path
             continue
         cache.save()
@@ -83,9 +97,9 @@ def push_directory(
             tree=scanned.tree, parent=base, author=author, message=message, time=time.time()
         )
         digest, data = revisions.encode(revision)
-        store.put_revision(digest, data)
-        moved = store.move_head(project, base, digest)
-        return _result(digest, scanned, sent, "moved" if moved else "conflict")
+        store.put_revision(digest, data, alone=afresh)
+        landed = land(store, store, project, Arrival(digest, revision, (base,)))
+        return _result(digest, scanned, sent, landed)
     raise PushError(f"{directory}/{changed} keeps changing while it is being pushed.")
 
 
@@ -95,10 +109,12 @@ class _ChangedError(Exception):
         self.path = path
 
 
-def _scan(directory: Path, cache: StatCache, on_progress: OnProgress | None) -> Scanned:
+def _scan(
+    directory: Path, cache: StatCache, base_tree: str, on_progress: OnProgress | None
+) -> Scanned:
     counter = Counter("scanning", on_progress)
     try:
-        scanned = scan(directory, cache, counter.add)
+        scanned = scan(directory, cache, counter.add, without=base_tree)
     except OSError as error:
         raise PushError(
             f"{directory} cannot be read: {error.strerror} ({error.filename})."
@@ -116,34 +132,52 @@ def _send(
     base_tree: str,
     on_progress: OnProgress | None,
 ) -> Counter:
-    new_trees, wanted = _new_objects(store, scanned, base_tree)
-    absent = store.absent_blobs({digest: scanned.places[digest].size for digest in wanted})
-    counter = Counter(
-        "sending",
-        on_progress,
-        files_total=len(absent),
-        bytes_total=sum(scanned.places[digest].size for digest in absent),
-    )
+    """What the base lacks; without one everything, also what the store has in older packs."""
+    counter = Counter("sending", on_progress)
     finder = Finder(directory.resolve())
+    new = NewObjects(store, scanned, base_tree or EMPTY_TREE)
+    again = not base_tree
     try:
-        store.put_blobs(
-            _new_blobs(finder, scanned, absent),
-            lambda size: counter.add(1, size),
-            damaged=frozenset(digest for digest, bad in absent.items() if bad),
-        )
-    except WrongContentError as error:
-        raise _ChangedError(scanned.places[error.digest].path) from error
+        for places in _by_the_chunk(new.places()):
+            _send_files(store, finder, places, counter, again=again)
     finally:
         finder.close()
-    store.put_trees(new_trees)
+    store.put_trees({digest: scanned.made[digest] for digest in new.trees}, again=again)
     counter.done()
     return counter
 
 
-def _new_blobs(finder: Finder, scanned: Scanned, absent: Iterable[str]) -> Iterator[NewBlob]:
-    for digest in absent:
-        place = scanned.places[digest]
-        yield NewBlob(digest, place.size, partial(_read, finder, place))
+def _send_files(
+    store: Store, finder: Finder, places: Mapping[str, Place], counter: Counter, *, again: bool
+) -> None:
+    absent = store.absent_blobs({digest: place.size for digest, place in places.items()})
+    if again:
+        small = (digest for digest, place in places.items() if place.size <= SMALL_BYTES)
+        absent = dict.fromkeys(small, False) | absent
+    wanted = [digest for digest in places if digest in absent]
+    counter.expect_more(len(wanted), sum(places[digest].size for digest in wanted))
+    try:
+        store.put_blobs(
+            (
+                NewBlob(digest, places[digest].size, partial(_read, finder, places[digest]))
+                for digest in wanted
+            ),
+            lambda size: counter.add(1, size),
+            damaged=frozenset(digest for digest, bad in absent.items() if bad),
+        )
+    except WrongContentError as error:
+        raise _ChangedError(places[error.digest].path) from error
+
+
+def _by_the_chunk(places: Iterable[tuple[str, Place]]) -> Iterator[Mapping[str, Place]]:
+    chunk: dict[str, Place] = {}
+    for digest, place in places:
+        chunk[digest] = place
+        if len(chunk) >= _CHUNK_FILES:
+            yield chunk
+            chunk = {}
+    if chunk:
+        yield chunk
 
 
 def _read(finder: Finder, place: Place) -> Iterator[bytes]:
@@ -152,45 +186,21 @@ def _read(finder: Finder, place: Place) -> Iterator[bytes]:
     except (OSError, NotRegularError) as error:
         raise _ChangedError(place.path) from error
     try:
-        yield from read_chunks(fd)
+        if place.size < _ONE_READ_BYTES:
+            yield os.read(fd, place.size + 1)  # one too many where it has grown
+        else:
+            yield from read_chunks(fd)
     except OSError as error:
         raise _ChangedError(place.path) from error
     finally:
         os.close(fd)
 
 
-def _new_objects(
-    store: Store, scanned: Scanned, base_tree: str
-) -> tuple[dict[str, bytes], set[str]]:
-    """Trees and blobs that the base does not have, found by walking only what differs."""
-    new_trees: dict[str, bytes] = {}
-    new_blobs: set[str] = set()
-    pending = [(base_tree, scanned.tree)]
-    while pending:
-        old_digest, new_digest = pending.pop()
-        if old_digest == new_digest or new_digest in new_trees:
-            continue
-        data = scanned.made[new_digest]
-        new_trees[new_digest] = data
-        old = {entry.name: entry for entry in store.tree(old_digest)}
-        known = {entry.digest for entry in old.values()}
-        for entry in trees.decode(data):
-            if entry.is_directory:
-                pending.append((_tree_of(old.get(entry.name)), entry.digest))
-            elif entry.is_file and entry.digest not in known:
-                new_blobs.add(entry.digest)
-    return new_trees, new_blobs
-
-
-def _tree_of(entry: Entry | None) -> str:
-    return entry.digest if entry is not None and entry.is_directory else EMPTY_TREE
-
-
 def _result(
     revision: str,
     scanned: Scanned,
     sent: Counter | None,
-    head: Literal["moved", "conflict", "unchanged"],
+    landed: Landed,
 ) -> Pushed:
     return Pushed(
         revision=revision,
@@ -199,6 +209,9 @@ def _result(
         bytes=scanned.bytes,
         files_sent=sent.files if sent else 0,
         bytes_sent=sent.bytes if sent else 0,
-        head=head,
+        head=landed.head,
+        head_revision=landed.head_revision,
+        conflicts=landed.conflicts,
+        conflict_count=landed.conflict_count,
         skipped=tuple(scanned.skipped),
     )

@@ -1,12 +1,15 @@
 """From a person's directory to a tree: walked by descriptors, read where it has to be."""
 
+import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from executord.files.client.statcache import StatCache
+from executord.files.client import statcache
+from executord.files.client.statcache import UNKNOWN, Directory, Mark, StatCache
 from executord.files.model import digests, ignore, trees
 from executord.files.model.trees import Entry
 from executord.files.system.directories import (
@@ -14,29 +17,27 @@ from executord.files.system.directories import (
     NotRegularError,
     is_executable,
     open_regular,
-    read_chunks,
     read_small,
     special_kind,
 )
 
 MAX_DEPTH = 512
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where the content of a blob can be read: a path below the scanned directory."""
-
-    path: str
-    size: int
+_CHUNK_BYTES = 1 << 20
 
 
 @dataclass(slots=True)
 class Scanned:
-    """`made` are all trees, `places` where each content lies, `skipped` what cannot be stored."""
+    """`made` are the trees, but for those of directories that are as `without` had them; `paths`
+    says where each was found first ("" or with a final slash). `known` has, for a directory that
+    changed since `without`, the digests (32 bytes each) that its files had then. `skipped` is what
+    cannot be stored.
+    """
 
     tree: str = ""
+    without: str = ""
     made: dict[str, bytes] = field(default_factory=dict)
-    places: dict[str, Place] = field(default_factory=dict)
+    paths: dict[str, str] = field(default_factory=dict)
+    known: dict[str, bytes] = field(default_factory=dict)
     files: int = 0
     bytes: int = 0
     files_read: int = 0
@@ -45,23 +46,34 @@ class Scanned:
 
 
 OnFile = Callable[[int, int], None]
-"""Told of each file: one, and its bytes."""
+"""Told of files seen: their number, and their bytes."""
 
 
 @dataclass(slots=True)
 class _Frame:
+    """A directory being walked. `record` is it as it was, `same` while nothing differs from that
+    here or below.
+    """
+
     name: str
     path: str
+    record: Directory | None
+    same: bool
     entries: list[Entry] = field(default_factory=list)
-    directories: list[str] = field(default_factory=list)
+    below: list[str] = field(default_factory=list)
+    seen: Directory | None = None
 
 
-def scan(directory: Path, cache: StatCache, on_file: OnFile) -> Scanned:
-    """Raises OSError for what cannot be read, MovedError if it is moved meanwhile."""
-    scanned = Scanned()
+def scan(directory: Path, cache: StatCache, on_file: OnFile, *, without: str = "") -> Scanned:
+    """`without` is a root tree whose parts need not be made again: if the cache knows it, only
+    directories that changed since are. Raises OSError for what cannot be read, MovedError if it is
+    moved meanwhile.
+    """
+    scanned = Scanned(without=without if without and cache.tree == without else "")
     with Cursor(directory.resolve()) as cursor:
         data = read_small(cursor.fd, ignore.FILE_NAME, ignore.MAX_BYTES)
         patterns = ignore.parse(data) if data is not None else ignore.NOTHING
+        cache.begin(hashlib.sha256(data or b"").digest())
         scanned.skipped.extend(f"{ignore.FILE_NAME}: {text}" for text in patterns.problems)
         _Scan(cursor, cache, patterns, on_file, scanned).run()
     return scanned
@@ -86,83 +98,182 @@ class _Scan:
         stack = [self._begin("", "")]
         while stack:
             frame = stack[-1]
-            if frame.directories:
-                name = frame.directories.pop()
+            if frame.below:
+                name = frame.below.pop()
                 self._cursor.enter(name)
                 stack.append(self._begin(name, f"{frame.path}{name}/"))
                 continue
             stack.pop()
-            digest, data = trees.encode(frame.entries)
-            self._scanned.made[digest] = data
+            done = self._end(frame)
             if not stack:
-                self._scanned.tree = digest
+                self._scanned.tree = done.tree
                 return
             self._cursor.leave()
-            stack[-1].entries.append(trees.directory_entry(frame.name, digest, frame.entries))
+            above = stack[-1]
+            above.same = above.same and frame.same
+            above.entries.append(
+                Entry(
+                    kind=trees.Kind.DIRECTORY,
+                    name=frame.name,
+                    digest=done.tree,
+                    size=done.size,
+                    count=done.count,
+                )
+            )
 
     def _begin(self, name: str, path: str) -> _Frame:
-        frame = _Frame(name, path)
-        with os.scandir(self._cursor.fd) as listing:
-            for entry in listing:
-                self._take(frame, entry)
-        frame.directories.sort(reverse=True)
+        record = self._cache.directory(path.rstrip("/"))
+        marks = self._listing()
+        packed = statcache.pack(marks)
+        same = record is not None and record.listing == packed and record.is_whole
+        frame = _Frame(name, path, record, same)
+        if record is not None and same and self._scanned.without:
+            frame.seen = record
+            frame.below = [os.fsdecode(raw) for raw in record.below]
+            self._scanned.files += record.files
+            self._scanned.bytes += record.content
+            self._on_file(record.files, record.content)
+        else:
+            self._look(frame, marks, packed)
+            frame.same = False
+        assert frame.seen is not None
+        self._scanned.skipped.extend(frame.seen.skipped)
         return frame
 
-    def _take(self, frame: _Frame, found: os.DirEntry[str]) -> None:
-        path = f"{frame.path}{found.name}"
-        is_directory = found.is_dir(follow_symlinks=False)
-        if self._patterns.matches(path, is_directory=is_directory):
-            return
-        if is_directory:
-            if self._cursor.depth >= MAX_DEPTH:
-                self._skip(path, f"deeper than {MAX_DEPTH} directories")
-            else:
-                frame.directories.append(found.name)
-            return
-        try:
-            facts = found.stat(follow_symlinks=False)
-            if stat.S_ISREG(facts.st_mode):
-                frame.entries.append(self._file(found.name, path, facts))
-            elif stat.S_ISLNK(facts.st_mode):
-                target = os.readlink(found.name, dir_fd=self._cursor.fd)
-                frame.entries.append(trees.link_entry(found.name, target))
-            else:
-                self._skip(path, f"a {special_kind(facts.st_mode)} cannot be stored")
-        except (FileNotFoundError, NotRegularError):
-            return  # gone or replaced while we looked: the next push sees what it is then
+    def _listing(self) -> list[Mark]:
+        marks: list[Mark] = []
+        with os.scandir(self._cursor.fd) as listing:
+            for entry in listing:
+                if entry.is_dir(follow_symlinks=False):
+                    marks.append((entry.name, stat.S_IFDIR, 0, 0, 0, 0))
+                    continue
+                try:
+                    facts = entry.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue  # gone while we looked: the next push sees what it is then
+                marks.append(_mark(entry.name, facts))
+        return marks
 
-    def _file(self, name: str, path: str, facts: os.stat_result) -> Entry:
-        size = facts.st_size
-        digest = self._cache.digest(path, facts)
-        if digest is None:
+    def _look(self, frame: _Frame, marks: list[Mark], packed: bytes) -> None:
+        """File by file: those that are as they were are not read."""
+        before = statcache.unpack(frame.record) if frame.record is not None else {}
+        seen = Directory(packed, b"", True, "", 0, 0, 0, 0, [], [])
+        frame.seen = seen
+        hashes: list[bytes] = []
+        for mark in marks:
+            name, mode = mark[0], mark[1]
+            hashes.append(UNKNOWN)
+            path = f"{frame.path}{name}"
+            is_directory = stat.S_ISDIR(mode)
+            if self._patterns.matches(path, is_directory=is_directory):
+                continue
+            if is_directory:
+                if self._cursor.depth >= MAX_DEPTH:
+                    seen.skipped.append(_skip(path, f"deeper than {MAX_DEPTH} directories"))
+                else:
+                    frame.below.append(name)
+                continue
+            try:
+                if stat.S_ISREG(mode):
+                    known = before.get(name)
+                    fits = known is not None and known.mark == mark and known.digest != UNKNOWN
+                    raw = known.digest if fits and known is not None else None
+                    hashes[-1] = self._file(frame, mark, raw)
+                elif stat.S_ISLNK(mode):
+                    target = os.readlink(name, dir_fd=self._cursor.fd)
+                    frame.entries.append(trees.link_entry(name, target))
+                    hashes[-1] = hashlib.sha256(os.fsencode(target)).digest()
+                else:
+                    what = f"a {special_kind(mode)} cannot be stored"
+                    seen.skipped.append(_skip(path, what))
+            except (FileNotFoundError, NotRegularError):
+                seen.is_whole = False  # replaced while we looked
+        frame.below.sort(reverse=True)
+        seen.below = [os.fsencode(name) for name in frame.below]
+        seen.hashes = b"".join(hashes)
+
+    def _file(self, frame: _Frame, mark: Mark, raw: bytes | None) -> bytes:
+        """Take a file into the directory's entries; gives what to remember of its content."""
+        seen = frame.seen
+        assert seen is not None
+        name, mode, size, *_ = mark
+        known = raw
+        if raw is None:
             fd = open_regular(self._cursor.fd, name)
             try:
                 facts = os.fstat(fd)
-                digest, size = _hash(fd)
+                raw, size = _hash(fd, facts.st_size)
             finally:
                 os.close(fd)
-            if size == facts.st_size:
-                self._cache.remember(path, facts, digest)
+            mode = facts.st_mode
+            settled = size == facts.st_size and mark == _mark(name, facts)
+            known = raw if settled and statcache.is_settled(mark) else UNKNOWN
+            seen.is_whole = seen.is_whole and known != UNKNOWN
             self._scanned.files_read += 1
             self._scanned.bytes_read += size
-        self._scanned.places.setdefault(digest, Place(path, size))
+        digest = digests.PREFIX + raw.hex()
+        frame.entries.append(trees.file_entry(name, digest, size, executable=is_executable(mode)))
+        seen.files += 1
+        seen.content += size
         self._scanned.files += 1
         self._scanned.bytes += size
         self._on_file(1, size)
-        return trees.file_entry(name, digest, size, executable=is_executable(facts.st_mode))
+        assert known is not None
+        return known
 
-    def _skip(self, path: str, why: str) -> None:
-        text = os.fsencode(path).decode(errors="backslashreplace")
-        self._scanned.skipped.append(f"{text}: {why}")
+    def _end(self, frame: _Frame) -> Directory:
+        seen = frame.seen
+        assert seen is not None
+        if seen is frame.record and not frame.same:
+            # Only something below has changed: what lies here comes from the record.
+            frame.entries.extend(self._entries_of(frame.record))
+        if not frame.same:
+            if seen is frame.record:
+                seen = copy(seen)
+            seen.tree, data = trees.encode(frame.entries)
+            seen.size, seen.count = trees.totals(frame.entries)
+            self._scanned.made[seen.tree] = data
+            self._scanned.paths.setdefault(seen.tree, frame.path)
+            if self._scanned.without and frame.record is not None:
+                self._scanned.known.setdefault(seen.tree, frame.record.hashes)
+                frame.same = seen.tree == frame.record.tree
+        self._cache.remember(frame.path.rstrip("/"), seen)
+        return seen
+
+    def _entries_of(self, record: Directory) -> Iterator[Entry]:
+        for name, (mark, raw) in statcache.unpack(record).items():
+            if raw == UNKNOWN:
+                continue  # left out
+            if stat.S_ISREG(mark[1]):
+                digest = digests.PREFIX + raw.hex()
+                yield trees.file_entry(name, digest, mark[2], executable=is_executable(mark[1]))
+            elif stat.S_ISLNK(mark[1]):
+                yield trees.link_entry(name, os.readlink(name, dir_fd=self._cursor.fd))
 
 
-def _hash(fd: int) -> tuple[str, int]:
-    size = 0
+def _mark(name: str, facts: os.stat_result) -> Mark:
+    return (
+        name,
+        facts.st_mode,
+        facts.st_size,
+        facts.st_mtime_ns,
+        facts.st_ctime_ns,
+        facts.st_ino,
+    )
 
-    def counted() -> Iterator[bytes]:
-        nonlocal size
-        for chunk in read_chunks(fd):
-            size += len(chunk)
-            yield chunk
 
-    return digests.of_chunks(counted()), size
+def _skip(path: str, why: str) -> str:
+    text = os.fsencode(path).decode(errors="backslashreplace")
+    return f"{text}: {why}"
+
+
+def _hash(fd: int, expected: int) -> tuple[bytes, int]:
+    """The digest, and how many bytes were read; a file of the expected size takes one call."""
+    chunk = os.read(fd, min(_CHUNK_BYTES, expected + 1))
+    hasher = hashlib.sha256(chunk)
+    size = len(chunk)
+    while chunk and (size != expected or expected >= _CHUNK_BYTES):
+        chunk = os.read(fd, _CHUNK_BYTES)
+        hasher.update(chunk)
+        size += len(chunk)
+    return hasher.digest(), size

@@ -9,24 +9,19 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 
-from executord.files.cache.blobs import BlobBatch, BlobKey, Blobs
+from executord.files.cache.blobs import BlobKey, Blobs
 from executord.files.cache.objects import Revisions, Trees
 from executord.files.faults import CancelledWorkError, disk
-from executord.files.model import closure, digests
+from executord.files.model import closure
 from executord.files.model.trees import Tree
 from executord.files.progress import Counter
+from executord.files.store.downloads import Downloads
 from executord.files.store.store import Store, decoded
-from executord.files.system.directories import read_chunks
-from executord.files.system.parallel import side_by_side
 from executord.ports import Revision
 
-_COMMIT_FILES = 4096
-_COMMIT_BYTES = 512 << 20
-_SLICE_FILES = 32
-_SLICE_BYTES = 8 << 20
+_COMMIT_FILES = 32_768
+_COMMIT_BYTES = 1 << 30
 _WAIT_SECONDS = 0.2
-
-_Claims = dict[BlobKey, Future[None]]
 
 
 class Fetcher:
@@ -39,14 +34,21 @@ class Fetcher:
         self._revisions = revisions
         self._claims: dict[BlobKey, Future[None]] = {}
         self._lock = threading.Lock()
+        self._downloads = Downloads(store, blobs)
+
+    def close(self) -> None:
+        """Ends the processes that help; those at work see it in their own way."""
+        self._downloads.close()
 
     # -- small objects -----------------------------------------------------------------------------
 
     def revision(self, digest: str) -> Revision:
         """From the node if it is here. Raises REVISION_NOT_FOUND and the store's faults."""
-        known = self._revisions.get(digest)
-        if known is not None:
-            return known
+        found = self._revisions.get(digest) or self._fetch_revision(digest)
+        self._downloads.note_root(found.tree)
+        return found
+
+    def _fetch_revision(self, digest: str) -> Revision:
         data = self._store.revision_bytes(digest)
         with disk(f"keep the revision {digest}"):
             self._revisions.put(digest, data)
@@ -70,10 +72,14 @@ class Fetcher:
         return found
 
     def closure(self, root: str, cancelled: threading.Event) -> closure.Closure:
+        self._downloads.note_root(root)
         return closure.load(root, self.trees, cancelled)
 
     def _fetch_trees(self, missing: Sequence[str]) -> dict[str, Tree]:
-        fetched = dict(side_by_side(self._store.parallelism, missing, self._store.tree_bytes))
+        for digest in missing:
+            if digest in self._downloads.roots:
+                self._store.learn(digest)
+        fetched = self._store.trees_bytes(missing)
         found = {digest: decoded(digest, data) for digest, data in fetched.items()}
         with disk("keep trees"):
             self._trees.put(fetched)
@@ -90,58 +96,45 @@ class Fetcher:
         """
         todo = list(sizes)
         while todo:
-            mine, others = self._claim(todo)
-            try:
-                missing = self._blobs.missing(mine)
-                self._download({key: sizes[key] for key in missing}, mine, counter, cancelled)
-            finally:
-                self._hand_back(mine, mine)
-            for future in others:
+            others: list[Future[None]] = []
+            left: list[BlobKey] = []
+            for part in _parts(todo, sizes):
+                mine, claim, taken = self._claim(part)
+                left += taken.keys()
+                others += taken.values()
+                try:
+                    missing = self._blobs.missing(mine)
+                    if missing:
+                        self._download(missing, sizes, counter, cancelled)
+                finally:
+                    self._hand_back(mine, claim)
+            for future in dict.fromkeys(others):
                 _wait_for(future, cancelled)
-            todo = self._blobs.missing(todo) if others else []
+            todo = self._blobs.missing(left)
 
-    def _claim(self, keys: Sequence[BlobKey]) -> tuple[_Claims, list[Future[None]]]:
-        mine: _Claims = {}
-        others: list[Future[None]] = []
+    def _claim(
+        self, keys: Sequence[BlobKey]
+    ) -> tuple[list[BlobKey], Future[None], dict[BlobKey, Future[None]]]:
+        """What is mine to fetch, under which claim; and what others fetch, under theirs."""
+        mine: list[BlobKey] = []
+        claim: Future[None] = Future()
+        taken: dict[BlobKey, Future[None]] = {}
         with self._lock:
             for key in keys:
-                taken = self._claims.get(key)
-                if taken is None:
-                    self._claims[key] = mine[key] = Future()
+                other = self._claims.setdefault(key, claim)
+                if other is claim:
+                    mine.append(key)
                 else:
-                    others.append(taken)
-        return mine, others
+                    taken[key] = other
+        return mine, claim, taken
 
-    def _hand_back(self, keys: Iterable[BlobKey], mine: _Claims) -> None:
-        released = []
+    def _hand_back(self, mine: Iterable[BlobKey], claim: Future[None]) -> None:
         with self._lock:
-            for key in keys:
-                if key in mine and self._claims.get(key) is mine[key]:
-                    del self._claims[key]
-                    released.append(mine[key])
-        for future in released:
-            future.set_result(None)
+            for key in mine:
+                del self._claims[key]
+        claim.set_result(None)
 
     def _download(
-        self,
-        sizes: Mapping[BlobKey, int],
-        mine: _Claims,
-        counter: Counter,
-        cancelled: threading.Event,
-    ) -> None:
-        batch: list[BlobKey] = []
-        size = 0
-        for key, key_bytes in sizes.items():
-            batch.append(key)
-            size += key_bytes
-            if len(batch) >= _COMMIT_FILES or size >= _COMMIT_BYTES:
-                self._download_batch(batch, sizes, counter, cancelled)
-                self._hand_back(batch, mine)
-                batch, size = [], 0
-        if batch:
-            self._download_batch(batch, sizes, counter, cancelled)
-
-    def _download_batch(
         self,
         keys: Sequence[BlobKey],
         sizes: Mapping[BlobKey, int],
@@ -150,51 +143,22 @@ class Fetcher:
     ) -> None:
         with disk("write into the file cache"):
             batch = self._blobs.batch()
-
-        def one_slice(part: Sequence[BlobKey]) -> None:
-            for key in part:
-                if cancelled.is_set():
-                    raise CancelledWorkError
-                self._download_one(batch, key, sizes[key])
-                counter.add(1, sizes[key])
-
         try:
-            for _ in side_by_side(self._store.parallelism, list(_slices(keys, sizes)), one_slice):
-                pass
+            self._downloads.into(batch, {key: sizes[key] for key in keys}, counter, cancelled)
             with disk("write into the file cache"):
                 batch.commit()
         except BaseException:
             batch.abandon()
             raise
 
-    def _download_one(self, batch: BlobBatch, key: BlobKey, size: int) -> None:
-        twin = BlobKey(key.digest, not key.executable)
-        chunks: Iterable[bytes] | None = self._local(twin)
-        if chunks is None:
-            chunks = () if key.digest == digests.EMPTY else self._store.blob(key.digest, size)
-        with disk("write into the file cache"):
-            batch.write(key, size, chunks)
 
-    def _local(self, key: BlobKey) -> Iterator[bytes] | None:
-        try:
-            file = open(self._blobs.path(key), "rb", buffering=0)  # noqa: PTH123, SIM115 - handed on
-        except FileNotFoundError:
-            return None
-
-        def chunks() -> Iterator[bytes]:
-            with file:
-                yield from read_chunks(file.fileno())
-
-        return chunks()
-
-
-def _slices(keys: Sequence[BlobKey], sizes: Mapping[BlobKey, int]) -> Iterator[list[BlobKey]]:
+def _parts(keys: Sequence[BlobKey], sizes: Mapping[BlobKey, int]) -> Iterator[list[BlobKey]]:
     part: list[BlobKey] = []
     size = 0
     for key in keys:
         part.append(key)
         size += sizes[key]
-        if len(part) >= _SLICE_FILES or size >= _SLICE_BYTES:
+        if len(part) >= _COMMIT_FILES or size >= _COMMIT_BYTES:
             yield part
             part, size = [], 0
     if part:

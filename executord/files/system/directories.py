@@ -149,17 +149,26 @@ def special_kind(mode: int) -> str:
     return kinds.get(stat.S_IFMT(mode), "special file")
 
 
-def remove_tree(path: Path, pause: Callable[[], None] | None = None) -> int:
+def _unlink(name: str, dir_fd: int) -> None:
+    os.unlink(name, dir_fd=dir_fd)
+
+
+def remove_tree(
+    path: Path,
+    pause: Callable[[], None] | None = None,
+    unlink: Callable[[str, int], None] = _unlink,
+) -> int:
     """Delete a directory of our own (nobody else writes to it any more); gives the files deleted.
 
     Deep directories are first moved up to `path` itself, so that any depth is fine. `pause` is
-    called now and then, to let others have the disk.
+    called now and then, to let others have the disk; `unlink` deletes a file by its name and its
+    directory's descriptor.
     """
     removed = 0
     with Cursor(path.parent) as above, Cursor(path.name, dir_fd=above.fd) as top:
-        pending, removed = _empty(top.fd, ".")
+        pending, removed = _empty(top.fd, ".", unlink)
         while pending:
-            directories, files = _empty(top.fd, pending[-1])
+            directories, files = _empty(top.fd, pending[-1], unlink)
             removed += files
             if directories:
                 pending.extend(directories)
@@ -171,7 +180,7 @@ def remove_tree(path: Path, pause: Callable[[], None] | None = None) -> int:
     return removed
 
 
-def _empty(top: int, name: str) -> tuple[list[str], int]:
+def _empty(top: int, name: str, unlink: Callable[[str, int], None]) -> tuple[list[str], int]:
     """Unlink the files of `name`, and move its directories into `top` under fresh names."""
     try:
         fd = os.open(name, _DIRECTORY, dir_fd=top)
@@ -191,7 +200,7 @@ def _empty(top: int, name: str) -> tuple[list[str], int]:
                 os.rename(entry_name, fresh, src_dir_fd=fd, dst_dir_fd=top)
                 moved.append(fresh)
             else:
-                os.unlink(entry_name, dir_fd=fd)
+                unlink(entry_name, fd)
                 files += 1
     finally:
         os.close(fd)

@@ -5,9 +5,11 @@ import errno
 import fcntl
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
+_SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h
 _FICLONE = 0x40049409  # linux/fs.h
 _NO_CLONE = {
     errno.EOPNOTSUPP,
@@ -35,6 +37,13 @@ def sync_filesystem(path: str | Path) -> None:
             raise OSError(number, os.strerror(number), str(path))
     finally:
         os.close(fd)
+
+
+def start_writeback(fd: int, start: int, length: int) -> None:
+    """Ask that these bytes go to the disk soon, so that a later sync has less to wait for."""
+    _libc.sync_file_range(
+        fd, ctypes.c_longlong(start), ctypes.c_longlong(length), _SYNC_FILE_RANGE_WRITE
+    )
 
 
 def sync_directory(path: str | Path) -> None:
@@ -79,6 +88,34 @@ def write_new(
     finally:
         os.close(fd)
     return size
+
+
+def write_small(path: str, data: bytes, *, mode: int, owner: tuple[int, int]) -> int:
+    """A new file of these bytes, with as few calls as it takes; gives its inode."""
+    fd = os.open(path, _WRITE, mode)
+    try:
+        if data:
+            _write_all(fd, data)
+        facts = os.fstat(fd)
+        if facts.st_mode & 0o7777 != mode:
+            os.fchmod(fd, mode)
+        if (facts.st_uid, facts.st_gid) != owner:
+            os.fchown(fd, *owner)
+        return facts.st_ino
+    finally:
+        os.close(fd)
+
+
+def write_piece(fd: int, data: bytes) -> None:
+    """At the descriptor's position; MiBs of zeros become holes, also at the end of the file."""
+    view = memoryview(data)
+    for at in range(0, len(data), _CHUNK_BYTES):
+        part = view[at : at + _CHUNK_BYTES]
+        if part[0] == 0 and len(part) == _CHUNK_BYTES and part.tobytes() == _ZEROS:
+            os.lseek(fd, len(part), os.SEEK_CUR)
+            continue
+        while part:
+            part = part[os.write(fd, part) :]
 
 
 def write_chunks(fd: int, chunks: Iterable[bytes]) -> int:
@@ -133,6 +170,12 @@ def copy_file(source: str | int, target: str, *, target_dir: int, mode: int) -> 
             os.close(source_fd)
 
 
+def clone_file(source: Path, target: Path) -> None:
+    """A new file that shares all blocks. Raises OSError where the filesystem cannot."""
+    with source.open("rb") as old, target.open("xb") as new:
+        fcntl.ioctl(new.fileno(), _FICLONE, old.fileno())
+
+
 def _clone_or_copy(source_fd: int, target_fd: int) -> None:
     try:
         fcntl.ioctl(target_fd, _FICLONE, source_fd)
@@ -141,9 +184,14 @@ def _clone_or_copy(source_fd: int, target_fd: int) -> None:
             raise
     else:
         return
+    write_chunks(target_fd, _chunks_of(source_fd))
+
+
+def _chunks_of(fd: int) -> Iterator[bytes]:
+    """From the start, wherever the descriptor stands."""
     offset = 0
-    while chunk := os.pread(source_fd, _CHUNK_BYTES, offset):
-        _write_all(target_fd, chunk)
+    while chunk := os.pread(fd, _CHUNK_BYTES, offset):
+        yield chunk
         offset += len(chunk)
 
 
@@ -156,6 +204,19 @@ def free_bytes(path: str | Path) -> int:
     """What an ordinary user may still write; the reserve for root is not counted."""
     facts = os.statvfs(path)
     return facts.f_bavail * facts.f_frsize
+
+
+class FreeSpace(NamedTuple):
+    """`inodes` is None where the filesystem makes them as they are needed."""
+
+    bytes: int
+    inodes: int | None
+
+
+def free_space(path: str | Path) -> FreeSpace:
+    """For an ordinary user: the reserve for root is not counted."""
+    facts = os.statvfs(path)
+    return FreeSpace(facts.f_bavail * facts.f_frsize, facts.f_favail if facts.f_files else None)
 
 
 def chown_if_needed(path: str | int, owner: tuple[int, int], *, dir_fd: int | None = None) -> None:

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
+from executord.files.system.idle_work import helpers_join
+
 _Item = TypeVar("_Item")
 _Done = TypeVar("_Done")
 
@@ -18,7 +20,9 @@ def side_by_side(
         for item in items:
             yield item, work(item)
         return
-    pool = ThreadPoolExecutor(min(threads, len(items)), thread_name_prefix="files-many")
+    pool = ThreadPoolExecutor(
+        min(threads, len(items)), thread_name_prefix="files-many", initializer=helpers_join()
+    )
     under_way: dict[Future[_Done], _Item] = {}
     try:
         for item in items:

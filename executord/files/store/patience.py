@@ -1,0 +1,78 @@
+"""Waiting, within a budget, for a store that does not answer."""
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import structlog
+
+from executord.core.reasons import FaultError, Reason
+from executord.files.faults import CancelledWorkError
+from executord.files.model.trees import Tree, TreeSource
+from executord.ports import OnProgress, Progress
+
+log = structlog.get_logger(__name__)
+
+_T = TypeVar("_T")
+
+NEVER = threading.Event()
+"""Nobody ever sets this one."""
+
+_FIRST_PAUSE_SECONDS = 0.5
+_LONGEST_PAUSE_SECONDS = 30.0
+
+
+class Patience:
+    """`seconds` count from a call's first failure; a call that is answered ends the count.
+
+    For one thread. What is asked has to be safe to repeat.
+    """
+
+    def __init__(
+        self,
+        seconds: float,
+        cancelled: threading.Event,
+        on_progress: OnProgress | None = None,
+    ) -> None:
+        self._seconds = seconds
+        self._cancelled = cancelled
+        self._on_progress = on_progress
+
+    def ask(self, call: Callable[[], _T]) -> _T:
+        """Raises what the call raises; STORE_UNAVAILABLE once the budget is used up."""
+        gives_up_at = 0.0
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                return call()
+            except FaultError as error:
+                if error.fault.reason is not Reason.STORE_UNAVAILABLE:
+                    raise
+                now = time.monotonic()
+                gives_up_at = gives_up_at or now + self._seconds
+                if now >= gives_up_at:
+                    raise
+                wait = min(pause * random.uniform(0.8, 1.2), gives_up_at - now)  # noqa: S311 - jitter
+                self._tell(wait, error)
+            if self._cancelled.wait(wait):
+                raise CancelledWorkError
+            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+
+    def _tell(self, wait: float, error: FaultError) -> None:
+        log.warning("store.awaited", detail=error.fault.detail, again_in_seconds=round(wait, 1))
+        if self._on_progress is not None:
+            detail = f"the store does not answer; again in {max(1, round(wait))} s"
+            self._on_progress(Progress(what="storing changes", detail=detail))
+
+
+class PatientTrees:
+    """Trees of a source that may be away for a while."""
+
+    def __init__(self, source: TreeSource, patience: Patience) -> None:
+        self._source = source
+        self._patience = patience
+
+    def tree(self, digest: str) -> Tree:
+        return self._patience.ask(lambda: self._source.tree(digest))
