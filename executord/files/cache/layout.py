@@ -4,6 +4,7 @@ Folders whose contents have a form carry its version in their name. `tmp` and `t
 at every start; whatever is found anywhere else is whole, since it was renamed into place.
 """
 
+import errno
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,11 @@ class Layout:
         return self.root / "blobs-v1"
 
     @property
+    def read_only_blobs(self) -> Path:
+        """In use instead of `blobs` where runs get links to them: see `modes.hardlink`."""
+        return self.root / "blobs-ro-v1"
+
+    @property
     def trees(self) -> Path:
         return self.root / "trees-v1"
 
@@ -29,6 +35,10 @@ class Layout:
     @property
     def snapshots(self) -> Path:
         return self.root / "snapshots-v1"
+
+    @property
+    def layers(self) -> Path:
+        return self.root / "layers-v1"
 
     @property
     def runs(self) -> Path:
@@ -42,6 +52,37 @@ class Layout:
     def trash(self) -> Path:
         return self.root / "trash"
 
+    @property
+    def quarantine(self) -> Path:
+        return self.root / "quarantine"
+
+    @property
+    def runs_tmp(self) -> Path:
+        """What is made here can be renamed into `runs`."""
+        own = self.runs / ".tmp"
+        return own if own.is_dir() else self.tmp
+
+    def trashes(self) -> tuple[Path, ...]:
+        own = self.runs / ".trash"
+        return (self.trash, own) if own.is_dir() else (self.trash,)
+
+    def make_room_for_runs(self) -> None:
+        """Where `runs` is a mount of its own nothing can be renamed into it, and it gets a `tmp`
+        and a `trash` too. Raises OSError.
+        """
+        nothing = unique_name()
+        try:
+            (self.tmp / nothing).rename(self.runs / nothing)  # asks, and needs no room to ask
+        except FileNotFoundError:
+            for name in (".tmp", ".trash"):
+                if (self.runs / name).is_dir():
+                    (self.runs / name).rename(self.trash / unique_name())
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            for name in (".tmp", ".trash"):
+                (self.runs / name).mkdir(mode=0o700, exist_ok=True)
+
     def make(self) -> None:
         """Raises OSError. A run's user comes in through its overlay only, never through here."""
         self.root.mkdir(mode=0o711, parents=True, exist_ok=True)
@@ -50,11 +91,14 @@ class Layout:
             self.trees,
             self.revisions,
             self.snapshots,
+            self.layers,
             self.runs,
             self.tmp,
             self.trash,
+            self.quarantine,
         ):
             path.mkdir(mode=0o700, exist_ok=True)
+        self.make_room_for_runs()
 
     def new_tmp(self) -> Path:
         return self.tmp / unique_name()
@@ -65,4 +109,9 @@ class Layout:
             path.rename(self.trash / unique_name())
         except FileNotFoundError:
             return False
+        except OSError as error:
+            own = self.runs / ".trash"
+            if error.errno != errno.EXDEV or not own.is_dir():
+                raise
+            path.rename(own / unique_name())
         return True

@@ -7,13 +7,18 @@ import threading
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from executord.files.model import digests, revisions, trees
 from executord.files.model.trees import Tree
 from executord.files.system import disk
 from executord.ports import Revision
 
-_REMEMBERED_ENTRIES = 200_000
+_RAW_BYTES = 48 << 20
+_DECODED_BYTES = 8 << 20
+_BYTES_AN_ITEM = 350  # the digest, the table's slot, the tuple
+
+_Value = TypeVar("_Value")
 
 
 class Objects:
@@ -62,50 +67,87 @@ class Objects:
                     forgotten += 1
         return forgotten
 
+    def forget(self, digest: str) -> None:
+        Path(self._path(digest)).unlink(missing_ok=True)
+
     def _path(self, digest: str) -> str:
         name = digests.hex_of(digest)
         return f"{self._root}/{name[:2]}/{name}"
 
 
 class Trees:
-    """Trees on the node, decoded, the recently used ones in memory."""
+    """Trees on the node, the recently used ones in memory: as they are written, and a few decoded.
+
+    Only what has been checked comes in, so what comes out need only have its digest.
+    """
 
     def __init__(self, root: Path) -> None:
         self.objects = Objects(root)
-        self._recent: OrderedDict[str, Tree] = OrderedDict()
-        self._entries = 0
-        self._lock = threading.Lock()
+        self._raw: _Recent[bytes] = _Recent(_RAW_BYTES)
+        self._decoded: _Recent[Tree] = _Recent(_DECODED_BYTES)
 
     def get(self, digest: str) -> Tree | None:
         if digest == trees.EMPTY_TREE:
             return ()
-        with self._lock:
-            found = self._recent.get(digest)
-            if found is not None:
-                self._recent.move_to_end(digest)
-                return found
-        data = self.objects.get(digest)
+        found = self._decoded.get(digest)
+        if found is None:
+            data = self.raw(digest)
+            if data is None:
+                return None
+            try:
+                found = trees.decode_checked(data)
+            except trees.BadTreeError:
+                return None
+            self._decoded.put(digest, found, trees.bytes_in_memory(found))
+        return found
+
+    def raw(self, digest: str) -> bytes | None:
+        """As it is written: see `trees.encode`."""
+        if digest == trees.EMPTY_TREE:
+            return trees.EMPTY_TREE_BYTES
+        data = self._raw.get(digest)
         if data is None:
-            return None
-        try:
-            tree = trees.decode(data)
-        except trees.BadTreeError:
-            return None
-        self._remember(digest, tree)
-        return tree
+            data = self.objects.get(digest)
+            if data is not None:
+                self._raw.put(digest, data, len(data))
+        return data
 
     def put(self, objects: Mapping[str, bytes]) -> None:
+        """Each is what `trees.decode` has accepted, or `trees.encode` made. Raises OSError."""
         self.objects.put(objects)
+        for digest, data in objects.items():
+            self._raw.put(digest, data, len(data))
 
-    def _remember(self, digest: str, tree: Tree) -> None:
+
+class _Recent(Generic[_Value]):
+    """The least recently used go when all together take more than `most_bytes`."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most = most_bytes
+        self._items: OrderedDict[str, tuple[_Value, int]] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def get(self, key: str) -> _Value | None:
         with self._lock:
-            if digest in self._recent:
+            found = self._items.get(key)
+            if found is None:
+                return None
+            self._items.move_to_end(key)
+            return found[0]
+
+    def put(self, key: str, value: _Value, size: int) -> None:
+        size += _BYTES_AN_ITEM
+        if size > self._most // 2:
+            return
+        with self._lock:
+            if key in self._items:
                 return
-            self._recent[digest] = tree
-            self._entries += len(tree) + 1
-            while self._entries > _REMEMBERED_ENTRIES and len(self._recent) > 1:
-                _, dropped = self._recent.popitem(last=False)
-                self._entries -= len(dropped) + 1
+            self._items[key] = value, size
+            self._bytes += size
+            while self._bytes > self._most:
+                _, (_, dropped) = self._items.popitem(last=False)
+                self._bytes -= dropped
 
 
 class Revisions:

@@ -1,4 +1,4 @@
-"""Making snapshots that are not here yet: fetch what is missing, then link it together.
+"""Making trees ready that are not here yet: see `tree_build`.
 
 One build a tree, however many runs wait for it; when the last of them leaves, it is given up.
 """
@@ -6,30 +6,33 @@ One build a tree, however many runs wait for it; when the last of them leaves, i
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
+from executord.core.reasons import FaultError
 from executord.files.cache.blobs import Blobs
-from executord.files.cache.snapshots import About, MissingBlobError, Snapshots
+from executord.files.cache.flatten import Flattener
+from executord.files.cache.objects import Trees
+from executord.files.cache.snapshots import Snapshots
+from executord.files.cache.spare_room import SpareRoom
 from executord.files.cache.sweeper import Sweeper
-from executord.files.faults import corrupt, disk
-from executord.files.model.closure import Closure
-from executord.files.progress import Counter
+from executord.files.cache.tree_build import BuildTools, Made, TreeBuild
+from executord.files.faults import disk
 from executord.files.store.transfer import Fetcher
-from executord.files.system import disk as disks
+from executord.files.system.idle_work import IdleWork
 from executord.ports import Progress
 
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    about: About
-    files_fetched: int
-    bytes_fetched: int
+__all__ = ["Made", "SnapshotBuilds"]
 
 
 @dataclass(slots=True)
 class _Job:
+    begun_ahead: bool
+    work: IdleWork
+    likely: Sequence[str]
+    whole: bool
     cancelled: threading.Event = field(default_factory=threading.Event)
     listeners: list[Callable[[Progress], None]] = field(default_factory=list)
     task: asyncio.Task[Made] | None = None
@@ -39,104 +42,133 @@ class _Job:
             listener(progress)
 
 
+_Key = tuple[str, bool]
+
+
 class SnapshotBuilds:
+    """`flattener` looks after what was built, when nobody waits for anything."""
+
     def __init__(
         self,
         *,
         fetcher: Fetcher,
         blobs: Blobs,
+        trees: Trees,
         snapshots: Snapshots,
         sweeper: Sweeper,
+        spare: SpareRoom,
         threads: Executor,
+        ahead_threads: Executor,
     ) -> None:
-        self._fetcher = fetcher
-        self._blobs = blobs
-        self._snapshots = snapshots
+        self._tools = BuildTools(
+            source=fetcher,
+            blobs=blobs,
+            trees=trees,
+            snapshots=snapshots,
+            make_room=sweeper.make_room,
+        )
         self._sweeper = sweeper
+        self._spare = spare
         self._threads = threads
-        self._jobs: dict[str, _Job] = {}
+        self._ahead_threads = ahead_threads
+        self._jobs: dict[_Key, _Job] = {}
         self._tasks: set[asyncio.Task[Made]] = set()
+        self.flattener = Flattener(self._tools, spare.check)
 
-    async def build(self, tree: str, on_progress: Callable[[Progress], None]) -> tuple[Made, bool]:
-        """The snapshot, and whether this caller was the one who had it made.
+    async def build(
+        self,
+        tree: str,
+        on_progress: Callable[[Progress], None],
+        *,
+        ahead: bool = False,
+        likely: Sequence[str] = (),
+        whole: bool = False,
+    ) -> tuple[Made, bool]:
+        """The snapshot or layer, and whether this caller was the one who had it made.
 
-        `on_progress` is called in a thread. Raises FaultError.
+        `likely` are trees that may be near; `whole` wants a snapshot in any case. `on_progress` is
+        called in a thread. What is built `ahead` gives way to everything else and evicts nothing,
+        until somebody joins who waits for it. Raises FaultError.
         """
-        job = self._jobs.get(tree)
+        key = tree, whole
+        job = self._jobs.get(key)
+        if job is not None and not ahead and job.begun_ahead:
+            job.work.hurry()
+            with contextlib.suppress(Exception):  # it was nobody's work, so it is nobody's failure
+                return await self._wait_for(key, job, on_progress), False
+            job = self._jobs.get(key)
         mine = job is None
         if job is None:
-            job = self._begin(tree)
+            job = self._begin(key, ahead=ahead, likely=likely)
+        return await self._wait_for(key, job, on_progress), mine
+
+    async def _wait_for(
+        self, key: _Key, job: _Job, on_progress: Callable[[Progress], None]
+    ) -> Made:
         assert job.task is not None
         job.listeners.append(on_progress)
         try:
-            return await asyncio.shield(job.task), mine
+            return await asyncio.shield(job.task)
         finally:
             job.listeners.remove(on_progress)
             if not job.listeners:
                 job.cancelled.set()
-                self._forget(tree, job)
+                self._forget(key, job)
 
     async def close(self) -> None:
         for job in self._jobs.values():
             job.cancelled.set()
         if self._tasks:
             await asyncio.wait(self._tasks)
+        await self.flattener.close()
 
-    def _begin(self, tree: str) -> _Job:
-        job = self._jobs[tree] = _Job()
+    def _begin(self, key: _Key, *, ahead: bool, likely: Sequence[str]) -> _Job:
+        tree, whole = key
+        job = self._jobs[key] = _Job(
+            begun_ahead=ahead, work=IdleWork(hurried=not ahead), likely=likely, whole=whole
+        )
         loop = asyncio.get_running_loop()
+        threads = self._ahead_threads if ahead else self._threads
+        self.flattener.begin()
 
         async def work() -> Made:
-            return await loop.run_in_executor(self._threads, self._build, tree, job)
+            return await loop.run_in_executor(threads, self._build, tree, job)
 
         job.task = task = loop.create_task(work(), name=f"snapshot {tree}")
         self._tasks.add(task)
         task.add_done_callback(self._ended)
-        task.add_done_callback(lambda _: self._forget(tree, job))
+        task.add_done_callback(lambda _: self._forget(key, job))
         return job
 
     def _ended(self, task: asyncio.Task[Made]) -> None:
         self._tasks.discard(task)
+        self.flattener.end()
         if not task.cancelled():
             task.exception()  # whoever waited has it; a build that nobody waits for has no error
 
-    def _forget(self, tree: str, job: _Job) -> None:
-        if self._jobs.get(tree) is job:
-            del self._jobs[tree]
+    def _forget(self, key: _Key, job: _Job) -> None:
+        if self._jobs.get(key) is job:
+            del self._jobs[key]
 
     def _build(self, tree: str, job: _Job) -> Made:
-        cancelled = job.cancelled
-        closure = self._fetcher.closure(tree, cancelled)
-        with self._blobs.pinned(closure.blobs):
-            missing = self._blobs.missing(closure.blobs)
-            fetched = sum(closure.blobs[key] for key in missing)
-            if missing:
-                self._fetch(closure, job)
-            with contextlib.suppress(MissingBlobError):
-                return Made(self._link(closure, job), len(missing), fetched)
-            self._fetch(closure, job)
-            try:
-                return Made(self._link(closure, job), len(missing), fetched)
-            except MissingBlobError as error:
-                raise corrupt(f"The file content {error} vanishes from the cache.") from error
+        with job.work.in_this_thread():
+            build = TreeBuild(
+                replace(self._tools, make_room=partial(self._make_room, job)),
+                tree,
+                job.tell,
+                job.cancelled,
+                job.likely,
+            )
+            return build.run(whole=job.whole)
 
-    def _fetch(self, closure: Closure, job: _Job) -> None:
-        missing = {key: closure.blobs[key] for key in self._blobs.missing(closure.blobs)}
-        self._sweeper.make_room(sum(disks.allocated(size) for size in missing.values()))
-        counter = Counter(
-            "fetching files",
-            job.tell,
-            files_total=len(missing),
-            bytes_total=sum(missing.values()),
-        )
-        self._fetcher.blobs(missing, counter, job.cancelled)
-        counter.done()
-
-    def _link(self, closure: Closure, job: _Job) -> About:
-        counter = Counter(
-            "linking files", job.tell, files_total=closure.files, bytes_total=closure.bytes
-        )
-        with disk("make the run's files ready"):
-            about = self._snapshots.build(closure, counter, job.cancelled)
-        counter.done()
-        return about
+    def _make_room(self, job: _Job, incoming_bytes: int, incoming_inodes: int) -> None:
+        if not job.work.hurried:
+            with disk("look for room"):
+                self._spare.check(incoming_bytes, incoming_inodes)
+            return
+        try:
+            self._sweeper.make_room(incoming_bytes, incoming_inodes)
+        except FaultError:
+            if not self._spare.let_go_of_all():
+                raise
+            self._sweeper.make_room(incoming_bytes, incoming_inodes)

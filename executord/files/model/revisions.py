@@ -20,6 +20,8 @@ class _Written(msgspec.Struct, frozen=True, omit_defaults=True):
     message: str = ""
     time: float = 0.0
     run: str = ""
+    merged: str = ""
+    mid_run: bool = False
 
 
 _decoder = msgspec.json.Decoder(_Written)
@@ -28,8 +30,8 @@ _decoder = msgspec.json.Decoder(_Written)
 def encode(revision: Revision) -> tuple[str, bytes]:
     """Its digest and its bytes. Texts are cut to what a revision may hold."""
     digests.hex_of(revision.tree)
-    if revision.parent:
-        digests.hex_of(revision.parent)
+    for parent in filter(None, (revision.parent, revision.merged)):
+        digests.hex_of(parent)
     data = msgspec.json.encode(
         _Written(
             tree=revision.tree,
@@ -38,6 +40,8 @@ def encode(revision: Revision) -> tuple[str, bytes]:
             message=_tidy(revision.message),
             time=float(revision.time),
             run=_tidy(revision.run),
+            merged=revision.merged,
+            mid_run=revision.mid_run,
         )
     )
     return digests.of_bytes(data), data
@@ -55,6 +59,8 @@ def decode(data: bytes) -> Revision:
         raise BadRevisionError("its tree is no digest")
     if written.parent and not digests.is_digest(written.parent):
         raise BadRevisionError("its parent is no digest")
+    if written.merged and not digests.is_digest(written.merged):
+        raise BadRevisionError("its second parent is no digest")
     return Revision(
         tree=written.tree,
         parent=written.parent,
@@ -62,6 +68,8 @@ def decode(data: bytes) -> Revision:
         message=written.message,
         time=written.time,
         run=written.run,
+        merged=written.merged,
+        mid_run=written.mid_run,
     )
 
 

@@ -20,6 +20,8 @@ from executord.files.model import digests
 MAX_TREE_BYTES = 256 << 20
 MAX_NAME_BYTES = 255
 MAX_TARGET_BYTES = 4095
+_ENTRY_BYTES = 300
+_RAW_MARK = b'"raw'
 
 
 class Kind(StrEnum):
@@ -127,6 +129,22 @@ def decode(data: bytes) -> list[Entry]:
     if again != data:
         raise BadTreeError("not in canonical form")
     return entries
+
+
+def decode_checked(data: bytes) -> list[Entry]:
+    """As `decode`, much quicker, of bytes that were checked before."""
+    try:
+        entries = _decoder.decode(data).entries
+        if data.isascii() and _RAW_MARK not in data:
+            return entries
+        return [_from_written(entry) for entry in entries]
+    except (msgspec.MsgspecError, RecursionError, binascii.Error, UnicodeError) as error:
+        raise BadTreeError(f"not a tree: {error}") from error
+
+
+def bytes_in_memory(tree: Tree) -> int:
+    """What a decoded tree takes, near enough (CPython 3.11, measured with tracemalloc)."""
+    return 64 + _ENTRY_BYTES * len(tree)
 
 
 def check_name(name: str) -> None:
