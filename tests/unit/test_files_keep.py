@@ -18,7 +18,7 @@ from executord.files.client.push import Pushed
 from executord.files.faults import CancelledWorkError
 from executord.files.project_files import ProjectFiles
 from executord.files.store.store import Store
-from executord.files.workspace.keep import _until
+from executord.files.workspace.intake import until
 from executord.ports import Kept
 from tests.fakes.files import (
     contents,
@@ -473,7 +473,7 @@ async def test_keeping_a_workspace_that_is_gone_is_told_as_such(bench: Bench) ->
 
 def test_a_stop_is_heard_in_the_middle_of_one_file() -> None:
     cancelled = threading.Event()
-    chunks = _until(cancelled, iter([b"first", b"second"]))
+    chunks = until(cancelled, iter([b"first", b"second"]))
     assert next(chunks) == b"first"
     cancelled.set()
     with pytest.raises(CancelledWorkError):

@@ -88,6 +88,7 @@ class _Frame:
     path: str
     under: dict[str, Entry]
     out: dict[str, Entry]
+    base_tree: str
     directories: list[str] = field(default_factory=list)
 
 
@@ -98,14 +99,19 @@ def merge(
     *,
     take_file: TakeFile,
     read_base: ReadBase,
+    whole: bool = False,
 ) -> Merged:
-    """Raises FaultError, MovedError (only while the run lives), OSError."""
+    """Raises FaultError, MovedError (only while the run lives), OSError.
+
+    `whole`: the directory is no overlay's upper one but holds everything, and what is missing in
+    it is deleted.
+    """
     merged = Merged()
     with Cursor(upper) as cursor:
         patterns = _patterns(cursor.fd, source.tree(base_tree), read_base)
         for problem in patterns.problems:
             merged.skip(ignore.FILE_NAME, problem)
-        _Merge(cursor, source, patterns, take_file, merged).run(base_tree)
+        _Merge(cursor, source, patterns, take_file, merged, whole=whole).run(base_tree)
     return merged
 
 
@@ -117,12 +123,15 @@ class _Merge:
         patterns: ignore.Ignore,
         take_file: TakeFile,
         merged: Merged,
+        *,
+        whole: bool,
     ) -> None:
         self._cursor = cursor
         self._source = source
         self._patterns = patterns
         self._take_file = take_file
         self._merged = merged
+        self._whole = whole
 
     def run(self, base_tree: str) -> None:
         stack = [self._begin("", "", base_tree)]
@@ -136,13 +145,14 @@ class _Merge:
                 try:
                     self._cursor.enter(name)
                 except OSError as error:
-                    self._skip_unreadable(path, error)
+                    self._skip_unreadable(frame, name, path, error)
                     continue
                 stack.append(self._begin(name, f"{path}/", base))
                 continue
             stack.pop()
-            digest, data = trees.encode(frame.out.values())
-            self._merged.made[digest] = data
+            digest, data = self._encode(frame)
+            if data is not None:
+                self._merged.made[digest] = data
             if not stack:
                 self._merged.tree = digest
                 self._merged.root = tuple(frame.out.values())
@@ -151,12 +161,20 @@ class _Merge:
             entry = trees.directory_entry(frame.name, digest, frame.out.values())
             stack[-1].out[frame.name] = entry
 
+    def _encode(self, frame: _Frame) -> tuple[str, bytes | None]:
+        """No bytes for a directory that is as the base has it."""
+        if frame.under and frame.out == frame.under:
+            return frame.base_tree, None
+        return trees.encode(frame.out.values())
+
     def _begin(self, name: str, path: str, base_tree: str) -> _Frame:
         under = {entry.name: entry for entry in self._source.tree(base_tree)}
-        opaque = _is_opaque(self._cursor.fd)
-        frame = _Frame(name, path, under, {} if opaque else dict(under))
+        opaque = self._whole or _is_opaque(self._cursor.fd)
+        frame = _Frame(name, path, under, {} if opaque else dict(under), base_tree)
+        seen: set[str] = set()
         with os.scandir(self._cursor.fd) as listing:
             for entry in listing:
+                seen.add(entry.name)
                 self._merged.entries += 1
                 if self._merged.entries > MAX_ENTRIES:
                     raise fault(
@@ -164,8 +182,18 @@ class _Merge:
                         f"The run changed more than {MAX_ENTRIES} files and directories.",
                     )
                 self._take(frame, entry)
+        if opaque:
+            self._keep_ignored(frame, seen)
         frame.directories.sort(reverse=True)
         return frame
+
+    def _keep_ignored(self, frame: _Frame, seen: set[str]) -> None:
+        """What is not synced back is not deleted either."""
+        for name, base in frame.under.items():
+            if name in seen:
+                continue
+            if self._patterns.matches(f"{frame.path}{name}", is_directory=base.is_directory):
+                frame.out[name] = base
 
     def _take(self, frame: _Frame, found: os.DirEntry[str]) -> None:
         name = found.name
@@ -181,7 +209,7 @@ class _Merge:
             if base is not None:
                 frame.out[name] = base
             return
-        if stat.S_ISCHR(mode) and facts.st_rdev == 0:
+        if stat.S_ISCHR(mode) and facts.st_rdev == 0 and not self._whole:
             frame.out.pop(name, None)
         elif stat.S_ISDIR(mode):
             self._take_directory(frame, name, path)
@@ -204,7 +232,7 @@ class _Merge:
         try:
             target = os.readlink(name, dir_fd=self._cursor.fd)
         except OSError as error:
-            self._skip_unreadable(path, error)
+            self._skip_unreadable(frame, name, path, error)
         else:
             frame.out[name] = trees.link_entry(name, target)
 
@@ -233,15 +261,17 @@ class _Merge:
         except OSError as error:
             if error.errno not in _UNREADABLE:
                 raise
-            self._skip_unreadable(path, error)
+            self._skip_unreadable(frame, entry.name, path, error)
         else:
             entry_now = trees.file_entry(entry.name, digest, size, executable=executable)
             frame.out[entry.name] = entry_now
 
-    def _skip_unreadable(self, path: str, error: OSError) -> None:
+    def _skip_unreadable(self, frame: _Frame, name: str, path: str, error: OSError) -> None:
         """What cannot be read stays as the base has it."""
         if error.errno not in _UNREADABLE:
             raise error
+        if self._whole and name in frame.under:
+            frame.out[name] = frame.under[name]
         self._merged.skip(path, f"cannot be read ({error.strerror})")
 
 

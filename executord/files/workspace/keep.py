@@ -2,47 +2,44 @@
 
 Order: blobs, trees, revision, the run's own pointer, the head. Whatever is killed in between, the
 same again gives the same revision: everything in it comes from the run and its files, nothing from
-the clock.
+the clock. What a run stores while it goes on takes the same way; its next revision builds on that.
 """
 
 import contextlib
-import os
-import stat
 import threading
 from collections import Counter as Tally
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Literal
 
-import msgspec
+import structlog
 
 from executord.core.reasons import Reason
 from executord.core.run import Result, Run
-from executord.files.cache.blobs import BlobBatch, BlobKey, Blobs, WrongContentError
+from executord.files.cache.blobs import Blobs
 from executord.files.cache.objects import Trees
-from executord.files.faults import CancelledWorkError, disk, fault
-from executord.files.model import digests, revisions, trees
+from executord.files.faults import disk, fault
+from executord.files.model import revisions
 from executord.files.model.closure import key_of
 from executord.files.model.diff import diff
-from executord.files.model.trees import Entry, Tree
-from executord.files.progress import Counter
-from executord.files.store.store import BadProjectError, NewBlob, Store, check_project
+from executord.files.model.trees import Entry, TreeSource
+from executord.files.store.landing import Arrival, Landed, land
+from executord.files.store.patience import Patience, PatientTrees
+from executord.files.store.store import BadProjectError, Store, check_project
 from executord.files.store.transfer import Fetcher
-from executord.files.system.directories import Cursor, open_regular, read_chunks, read_small
-from executord.files.workspace.changes import Found, Merged, Skip, merge
+from executord.files.workspace.changed import Changed, UpperDirectory
+from executord.files.workspace.changes import Merged
+from executord.files.workspace.diagnostics import read_diagnostics
+from executord.files.workspace.glance import Combined, look_at
+from executord.files.workspace.intake import DamagedBlobError, Intake, damaged_fault
+from executord.files.workspace.live_copy import LiveCopy, copy_changes
+from executord.files.workspace.origin import Origin, read_origin, write_origin
+from executord.files.workspace.upload_journal import UploadJournal
 from executord.ports import FileChange, OnProgress, Revision
 
-DIAGNOSTICS = "dominostats.json"
-MAX_DIAGNOSTICS_BYTES = 64 << 10
-MAX_FILE_BYTES = 256 << 30
-_MAX_ANCESTORS = 10_000
-_LIVE_HASH_BYTES = 16 << 20
-_COMMIT_FILES = 4096
-_COMMIT_BYTES = 512 << 20
+log = structlog.get_logger(__name__)
 
-Head = Literal["moved", "conflict", "unchanged", "not_kept"]
+_JOURNAL = "uploads-v1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,186 +49,307 @@ class Finished:
     bytes_sent: int
 
 
-class Combined:
-    """Trees just made, then those of the node and the store."""
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """What a run changed, read and on this node."""
 
-    def __init__(self, made: Mapping[str, bytes], fetcher: Fetcher) -> None:
-        self._made = made
-        self._fetcher = fetcher
+    merged: Merged
+    diagnostics: Mapping[str, object] | None
 
-    def tree(self, digest: str) -> Tree:
-        data = self._made.get(digest)
-        return trees.decode(data) if data is not None else self._fetcher.tree(digest)
+
+@dataclass(slots=True)
+class TakenLive:
+    """What a run has changed so far: a copy to be read, or, where its directory holds all files,
+    already read and on this node, held by `intake` until `close`. `way`: "reflink", "copy", "read".
+    """
+
+    way: str
+    copied: LiveCopy | None = None
+    taken: _Taken | None = None
+    intake: Intake | None = None
+
+    def close(self) -> None:
+        if self.intake is not None:
+            self.intake.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One run's way from here to the store. `home` is the run's own directory on the node."""
+
+    run: Run
+    home: Path
+    patience: Patience
+    cancelled: threading.Event
+    on_progress: OnProgress
 
 
 class Keeper:
-    """Blocks; safe in any thread."""
+    """Blocks; safe in any thread. `patience_seconds`: how long a store may give no answer.
 
-    def __init__(self, *, store: Store, fetcher: Fetcher, blobs: Blobs, local_trees: Trees) -> None:
+    `later` gets what nobody has to wait for: it may do it in another thread.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        fetcher: Fetcher,
+        blobs: Blobs,
+        local_trees: Trees,
+        patience_seconds: float = 0.0,
+        later: Callable[[Callable[[], None]], object] = lambda work: work(),
+    ) -> None:
         self._store = store
         self._fetcher = fetcher
         self._blobs = blobs
         self._trees = local_trees
+        self._patience_seconds = patience_seconds
+        self._later = later
+
+    # -- the end of a run --------------------------------------------------------------------------
 
     def keep(
-        self, run: Run, upper: Path, on_progress: OnProgress, cancelled: threading.Event
+        self,
+        run: Run,
+        changed: Changed,
+        home: Path,
+        on_progress: OnProgress,
+        cancelled: threading.Event,
     ) -> Finished:
         """Raises FaultError, CancelledWorkError."""
-        workspace = run.workspace
-        if workspace is None:
+        if run.workspace is None:
             return Finished(Result(head="not_kept"), 0, 0)
-        intake = _Intake(self._blobs, cancelled, Counter("reading changes", on_progress))
+        job = self._job(run, home, on_progress, cancelled, patience_seconds=self._patience_seconds)
         try:
-            with disk(f"read what run {run.id} changed"):
-                merged = self._merge(upper, workspace.tree, intake)
-                intake.commit()
-            diagnostics = _diagnostics(upper, merged)
-            return self._store_result(
-                run,
-                merged=merged,
-                intake=intake,
-                diagnostics=diagnostics,
-                on_progress=on_progress,
-                cancelled=cancelled,
-            )
-        finally:
-            intake.close()
+            return self._keep(job, changed)
+        except DamagedBlobError:
+            with disk("forget what was noted of the upload"):
+                (home / _JOURNAL).unlink(missing_ok=True)
+        try:
+            return self._keep(job, changed)
+        except DamagedBlobError as error:
+            raise damaged_fault(error) from error
 
-    def changes(self, upper: Path, base_tree: str) -> list[FileChange]:
+    def _keep(self, job: _Job, changed: Changed) -> Finished:
+        with contextlib.ExitStack() as stack:
+            with disk(f"read what run {job.run.id} changed"):
+                journal = stack.enter_context(UploadJournal(job.home / _JOURNAL, self._store.url))
+            intake = stack.enter_context(self._intake(job, journal=journal))
+            taken = self._take(job, changed, intake)
+            revision = Revision(
+                tree=taken.merged.tree,
+                author=job.run.assignment.started_by,
+                message=_message(job.run),
+                time=_time_of(job.run),
+                run=job.run.id,
+            )
+            return self._store_result(job, taken, intake, revision)
+
+    # -- while it goes on --------------------------------------------------------------------------
+
+    def take_live(
+        self,
+        run: Run,
+        changed: Changed,
+        aside: Path,
+        on_progress: OnProgress,
+        cancelled: threading.Event,
+    ) -> TakenLive:
+        """What a run has changed so far, as it is now; its processes have to stand still.
+
+        `aside` does not exist yet, on the filesystem of the cache; it is the caller's to remove.
+        Raises FaultError, CancelledWorkError.
+        """
+        assert run.workspace is not None
+        if isinstance(changed, UpperDirectory):
+            with disk(f"copy what run {run.id} changed"):
+                copied = copy_changes(changed, aside, cancelled)
+            return TakenLive(copied.way, copied=copied)
+        job = self._job(run, aside, on_progress, cancelled)
+        intake = self._intake(job, hold=True)
+        try:
+            return TakenLive("read", taken=self._take(job, changed, intake), intake=intake)
+        except BaseException:
+            intake.close()
+            raise
+
+    def store_live(
+        self,
+        run: Run,
+        live: TakenLive,
+        home: Path,
+        *,
+        at: float,
+        on_progress: OnProgress,
+        cancelled: threading.Event,
+    ) -> Finished:
+        """As at the end, marked as taken in the middle of the run at that time (Unix seconds).
+
+        A store that is away is not waited for: somebody is there to ask again.
+        """
+        job = self._job(run, home, on_progress, cancelled)
+        with contextlib.ExitStack() as stack:
+            taken, intake = live.taken, live.intake
+            if taken is None or intake is None:
+                assert live.copied is not None
+                intake = stack.enter_context(self._intake(job))
+                taken = self._take(job, live.copied.changed, intake)
+                for path, why in live.copied.skipped:
+                    taken.merged.skip(path, why)
+            intake.send()
+            revision = Revision(
+                tree=taken.merged.tree,
+                author=run.assignment.started_by,
+                message=f"{_message(run)}, while it runs",
+                time=at,
+                run=run.id,
+                mid_run=True,
+            )
+            return self._store_result(job, taken, intake, revision)
+
+    def changes(self, changed: Changed, base_tree: str) -> list[FileChange]:
         """The same without storing anything; large files of unchanged size count as changed."""
         with disk("read what the run changed"):
-            merged = merge(
-                upper,
-                base_tree,
-                self._fetcher,
-                take_file=_look_at,
-                read_base=self._read_base,
+            merged = changed.merge(
+                base_tree, self._fetcher, take_file=look_at, read_base=self._read_base
             )
         source = Combined(merged.made, self._fetcher)
         return sorted(diff(source, base_tree, merged.tree), key=lambda change: change.path)
 
-    def _merge(self, upper: Path, base_tree: str, intake: "_Intake") -> Merged:
-        return merge(
-            upper, base_tree, self._fetcher, take_file=intake.take, read_base=self._read_base
+    # -- steps -------------------------------------------------------------------------------------
+
+    def _job(
+        self,
+        run: Run,
+        home: Path,
+        on_progress: OnProgress,
+        cancelled: threading.Event,
+        *,
+        patience_seconds: float = 0.0,
+    ) -> _Job:
+        patience = Patience(patience_seconds, cancelled, on_progress)
+        return _Job(run, home, patience, cancelled, on_progress)
+
+    def _intake(
+        self, job: _Job, *, journal: UploadJournal | None = None, hold: bool = False
+    ) -> Intake:
+        return Intake(
+            blobs=self._blobs,
+            store=self._store,
+            patience=job.patience,
+            cancelled=job.cancelled,
+            on_progress=job.on_progress,
+            journal=journal,
+            hold=hold,
         )
+
+    def _take(self, job: _Job, changed: Changed, intake: Intake) -> _Taken:
+        assert job.run.workspace is not None
+        base_tree = job.run.workspace.tree
+        source = PatientTrees(self._fetcher, job.patience)
+        with disk(f"read what run {job.run.id} changed"):
+            merged = changed.merge(
+                base_tree,
+                source,
+                take_file=intake.take,
+                read_base=lambda entry: job.patience.ask(lambda: self._read_base(entry)),
+            )
+            intake.finish()
+            return _Taken(merged, read_diagnostics(changed, merged, base_tree, source))
 
     def _read_base(self, entry: Entry) -> bytes:
         with contextlib.suppress(FileNotFoundError):
             return Path(self._blobs.path(key_of(entry))).read_bytes()
         return b"".join(self._store.blob(entry.digest, entry.size))
 
-    def _store_result(
-        self,
-        run: Run,
-        *,
-        merged: Merged,
-        intake: "_Intake",
-        diagnostics: Mapping[str, object] | None,
-        on_progress: OnProgress,
-        cancelled: threading.Event,
-    ) -> Finished:
-        assert run.workspace is not None
-        base_tree = run.workspace.tree
-        if merged.tree == base_tree:
-            unchanged = Result(head="unchanged", skipped=_skipped(merged), diagnostics=diagnostics)
-            return Finished(unchanged, 0, 0)
-        source = Combined(merged.made, self._fetcher)
-        changes = Tally(change.kind for change in diff(source, base_tree, merged.tree))
-        sent = self._send_blobs(intake.taken, on_progress, cancelled)
-        self._send_trees(merged.made, base_tree)
-        revision = self._send_revision(run, merged.tree)
+    def _store_result(self, job: _Job, taken: _Taken, intake: Intake, draft: Revision) -> Finished:
+        workspace = job.run.workspace
+        assert workspace is not None
+        merged = taken.merged
+        with disk(f"look for what run {job.run.id} has stored"):
+            origin = read_origin(job.home, workspace)
+        skipped = _skipped(merged)
+        if merged.tree == origin.tree and not origin.stored:
+            self._settle(intake, {})
+            result = Result(head="unchanged", skipped=skipped, diagnostics=taken.diagnostics)
+            return Finished(result, 0, 0)
+        source = Combined(merged.made, PatientTrees(self._fetcher, job.patience))
+        changes = Tally(change.kind for change in diff(source, workspace.tree, merged.tree))
+        digest, landed = self._arrive(job, merged, source, origin, draft)
+        self._settle(intake, merged.made)
         result = Result(
-            revision=revision,
-            head=self._move_head(run, revision),
+            revision=digest,
+            head=landed.head,
+            head_revision=landed.head_revision if landed.head == "merged" else "",
+            conflicts=landed.conflicts,
+            conflict_count=landed.conflict_count,
             added=changes["added"],
             changed=changes["changed"],
             deleted=changes["deleted"],
-            bytes_sent=sent.bytes,
-            skipped=_skipped(merged),
-            diagnostics=diagnostics,
+            bytes_sent=intake.bytes_sent,
+            skipped=skipped,
+            diagnostics=taken.diagnostics,
         )
-        return Finished(result, sent.files, sent.bytes)
+        return Finished(result, intake.files_sent, intake.bytes_sent)
 
-    def _send_blobs(
-        self,
-        taken: Mapping[BlobKey, int],
-        on_progress: OnProgress,
-        cancelled: threading.Event,
-    ) -> Counter:
-        by_digest = {key.digest: key for key in taken}
-        absent = self._store.absent_blobs({key.digest: size for key, size in taken.items()})
-        counter = Counter(
-            "sending changes",
-            on_progress,
-            files_total=len(absent),
-            bytes_total=sum(taken[by_digest[digest]] for digest in absent),
-        )
+    def _settle(self, intake: Intake, made: Mapping[str, bytes]) -> None:
+        """The node's own copies of what the store has now; it can do without."""
+        late = intake.late()
 
-        def new_blobs() -> Iterable[NewBlob]:
-            for digest in absent:
-                if cancelled.is_set():
-                    raise CancelledWorkError
-                key = by_digest[digest]
-                yield NewBlob(digest, taken[key], partial(self._blob_chunks, key, cancelled))
+        def settle() -> None:
+            try:
+                if late is not None:
+                    late.commit()
+                self._trees.put(made)
+            except OSError as error:
+                log.warning("cache.not_settled", detail=str(error))
+                if late is not None:
+                    with contextlib.suppress(OSError):
+                        late.abandon()
 
-        damaged = frozenset(digest for digest, bad in absent.items() if bad)
-        try:
-            self._store.put_blobs(new_blobs(), lambda size: counter.add(1, size), damaged=damaged)
-        except WrongContentError as error:
-            raise fault(
-                Reason.FILES_CORRUPT, f"The node's own copy of a changed file is damaged: {error}."
-            ) from error
-        counter.done()
-        return counter
+        self._later(settle)
 
-    def _blob_chunks(self, key: BlobKey, cancelled: threading.Event) -> Iterable[bytes]:
-        with (
-            disk(f"read the changed file {key.digest}"),
-            open(  # noqa: PTH123 - hot
-                self._blobs.path(key), "rb", buffering=0
-            ) as file,
-        ):
-            yield from _until(cancelled, read_chunks(file.fileno()))
-
-    def _send_trees(self, made: Mapping[str, bytes], base_tree: str) -> None:
-        """Children before parents does not matter: nothing names them before the revision."""
-        new = {digest: data for digest, data in made.items() if digest != base_tree}
-        self._store.put_trees(new)
-        with disk("keep trees"):
-            self._trees.put(new)
-
-    def _send_revision(self, run: Run, tree: str) -> str:
-        assert run.workspace is not None
-        digest, data = revisions.encode(
-            Revision(
-                tree=tree,
-                parent=run.workspace.base_revision,
-                author=run.assignment.started_by,
-                message=_message(run),
-                time=_time_of(run),
-                run=run.id,
-            )
-        )
-        self._store.put_revision(digest, data)
-        return digest
-
-    def _move_head(self, run: Run, revision: str) -> Head:
-        assert run.workspace is not None
-        project = run.assignment.project
-        self._store.set_run_revision(project, run.id, revision)
+    def _arrive(
+        self, job: _Job, merged: Merged, source: TreeSource, origin: Origin, draft: Revision
+    ) -> tuple[str, Landed]:
+        """Trees, revision, the run's own pointer, the head."""
+        if merged.tree == origin.tree:  # stored already while it went on; it may not have landed
+            digest, line = origin.line[0], origin.line[1:]
+            revision = job.patience.ask(lambda: self._store.revision(digest))
+            line = line or (revision.parent,)
+        else:
+            revision, line = _on(draft, origin), origin.line
+            digest = self._send_revision(job, merged, revision)
+            origin = origin.then(digest, merged.tree)
+            if revision.mid_run:
+                with disk("note what was stored"):
+                    write_origin(job.home, origin)
+        project, run_id = job.run.assignment.project, job.run.id
+        job.patience.ask(lambda: self._store.set_run_revision(project, run_id, digest))
         if not project:
-            return "unchanged"
-        if self._store.move_head(project, run.workspace.base_revision, revision):
-            return "moved"
-        # Killed after the move, and somebody built upon it: then it was moved all the same.
-        return "moved" if self._is_ancestor(revision, self._store.head(project)) else "conflict"
+            return digest, Landed("unchanged")
+        landed = land(
+            self._store,
+            source,
+            project,
+            Arrival(digest, revision, line),
+            cancelled=job.cancelled,
+            patience=job.patience,
+        )
+        if revision.mid_run and landed.head != "conflict":
+            with disk("note what was stored"):
+                write_origin(job.home, origin.landed())
+        return digest, landed
 
-    def _is_ancestor(self, wanted: str, revision: str) -> bool:
-        for _ in range(_MAX_ANCESTORS):
-            if not revision or revision == wanted:
-                return revision == wanted
-            revision = self._fetcher.revision(revision).parent
-        return False
+    def _send_revision(self, job: _Job, merged: Merged, revision: Revision) -> str:
+        """Children before parents does not matter: nothing names them before the revision."""
+        assert job.run.workspace is not None
+        new = {d: data for d, data in merged.made.items() if d != job.run.workspace.tree}
+        job.patience.ask(lambda: self._store.put_trees(new))
+        digest, data = revisions.encode(revision)
+        job.patience.ask(lambda: self._store.put_revision(digest, data))
+        return digest
 
 
 def check_can_keep(run: Run) -> None:
@@ -244,102 +362,16 @@ def check_can_keep(run: Run) -> None:
         raise fault(Reason.INTERNAL, str(error)) from error
 
 
-def _until(cancelled: threading.Event, chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """One file may be huge, or pretend to be: a stop is heard in the middle of it."""
-    for chunk in chunks:
-        if cancelled.is_set():
-            raise CancelledWorkError
-        yield chunk
-
-
-class _Intake:
-    """Takes changed files into the node's blobs, where they stay the same while they are sent."""
-
-    def __init__(self, blobs: Blobs, cancelled: threading.Event, counter: Counter) -> None:
-        self._blobs = blobs
-        self._cancelled = cancelled
-        self._counter = counter
-        self._batch: BlobBatch | None = None
-        self._pins = contextlib.ExitStack()
-        self.taken: dict[BlobKey, int] = {}
-
-    def take(self, found: Found) -> tuple[str, int]:
-        if self._cancelled.is_set():
-            raise CancelledWorkError
-        if found.size > MAX_FILE_BYTES:
-            raise Skip(f"larger than {MAX_FILE_BYTES} bytes")
-        fd = open_regular(found.dir_fd, found.name)
-        try:
-            if found.base is not None and found.base.size == found.size:
-                same = digests.of_chunks(_until(self._cancelled, read_chunks(fd)))
-                if same == found.base.digest:
-                    self._counter.add(1, found.size)
-                    return same, found.size  # the store has it, whatever its mode is now
-                os.lseek(fd, 0, os.SEEK_SET)
-            return self._ingest(fd, found)
-        finally:
-            os.close(fd)
-
-    def _ingest(self, fd: int, found: Found) -> tuple[str, int]:
-        batch = self._batch = self._batch or self._blobs.batch()
-        key, size = batch.ingest(
-            _until(self._cancelled, read_chunks(fd)), executable=found.executable
-        )
-        self._pins.enter_context(self._blobs.pinned((key,)))
-        self.taken[key] = size
-        self._counter.add(1, size)
-        if len(batch) >= _COMMIT_FILES or batch.bytes >= _COMMIT_BYTES:
-            self.commit()
-        return key.digest, size
-
-    def commit(self) -> None:
-        if self._batch is not None:
-            self._batch.commit()
-            self._batch = None
-        self._counter.done()
-
-    def close(self) -> None:
-        if self._batch is not None:
-            self._batch.abandon()
-        self._pins.close()
-
-
-def _look_at(found: Found) -> tuple[str, int]:
-    """For a live view: the true digest where that is cheap, else one that differs."""
-    base = found.base
-    if base is not None and base.size == found.size and found.size <= _LIVE_HASH_BYTES:
-        fd = open_regular(found.dir_fd, found.name)
-        try:
-            return digests.of_chunks(read_chunks(fd)), found.size
-        finally:
-            os.close(fd)
-    facts = found.facts
-    stand_in = f"{facts.st_dev} {facts.st_ino} {facts.st_mtime_ns} {facts.st_size}"
-    return digests.of_bytes(stand_in.encode()), found.size
-
-
-def _diagnostics(upper: Path, merged: Merged) -> Mapping[str, object] | None:
-    """Only what this run wrote itself; anything but a JSON object is left to the file's reader."""
-    with Cursor(upper) as cursor:
-        data = read_small(cursor.fd, DIAGNOSTICS, MAX_DIAGNOSTICS_BYTES)
-        if data is None:
-            if _is_regular(cursor.fd, DIAGNOSTICS):
-                merged.skip(DIAGNOSTICS, f"not read, larger than {MAX_DIAGNOSTICS_BYTES} bytes")
-            return None
-    try:
-        value = msgspec.json.decode(data, type=dict[str, object])
-        msgspec.json.encode(value)
-    except (msgspec.MsgspecError, RecursionError, OverflowError, UnicodeError, ValueError):
-        merged.skip(DIAGNOSTICS, "not read, it is no JSON object")
-        return None
-    return value
-
-
-def _is_regular(dir_fd: int, name: str) -> bool:
-    try:
-        return stat.S_ISREG(os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mode)
-    except OSError:
-        return False
+def _on(draft: Revision, origin: Origin) -> Revision:
+    return Revision(
+        tree=draft.tree,
+        parent=origin.parent,
+        author=draft.author,
+        message=draft.message,
+        time=draft.time,
+        run=draft.run,
+        mid_run=draft.mid_run,
+    )
 
 
 def _skipped(merged: Merged) -> tuple[str, ...]:
