@@ -18,13 +18,19 @@ from typing import Any
 
 import aiohttp
 from aiodocker import Docker, DockerError
+from aiodocker.volumes import DockerVolume
 
 from executord.core.reasons import Fault, FaultError, Reason
 from executord.engine import errors, facts
 from executord.engine.address import checked_name, checked_reference, parse_address, split_tag
 from executord.engine.breaker import Breaker
 from executord.engine.listing import all_of, by_labels
-from executord.engine.spec import container_config, overlay_volume_config
+from executord.engine.spec import (
+    bind_volume_config,
+    container_config,
+    overlay_volume_config,
+    read_only_volume_config,
+)
 from executord.engine.transfers import Transfers
 from executord.engine.wire import StatusError, Wire
 from executord.ports import (
@@ -188,6 +194,23 @@ class DockerEngine:
         config = overlay_volume_config(
             checked_name(name), lower=lower, upper=upper, work=work, labels=labels
         )
+        await self._make_volume(config)
+
+    async def create_bind_volume(
+        self, name: str, *, directory: Path, labels: Mapping[str, str]
+    ) -> None:
+        await self._make_volume(
+            bind_volume_config(checked_name(name), directory=directory, labels=labels)
+        )
+
+    async def create_read_only_volume(
+        self, name: str, *, lower: Sequence[Path], labels: Mapping[str, str]
+    ) -> None:
+        config = read_only_volume_config(checked_name(name), lower=lower, labels=labels)
+        await self._make_volume(config)
+
+    async def _make_volume(self, config: Mapping[str, Any]) -> None:
+        name = config["Name"]
         doing = f"make volume `{name}`"
         made = await self._create_volume(doing, config)
         if (made.get("Labels") or {}) != config["Labels"]:
@@ -222,8 +245,15 @@ class DockerEngine:
     async def create_container(self, spec: ContainerSpec) -> str:
         checked_name(spec.name)
         checked_reference(spec.image)
+        for volume in (spec.volume, *(mount.volume for mount in spec.volumes)):
+            if volume:
+                await self._require_volume(volume)
+        made = await self._create_or_adopt(spec)
         if spec.volume:
-            await self._require_volume(spec)
+            await self._require_volume(spec.volume)  # in use now: what it is, it stays
+        return made
+
+    async def _create_or_adopt(self, spec: ContainerSpec) -> str:
         try:
             return await self._create(spec)
         except FaultError as error:
@@ -236,18 +266,27 @@ class DockerEngine:
                 raise
             return adopted
 
-    async def _require_volume(self, spec: ContainerSpec) -> None:
-        """Refuse to go on without the volume: the engine would quietly make an empty one."""
-        async with self._asking(f"look up volume `{spec.volume}`"):
+    async def _require_volume(self, name: str) -> None:
+        """Refuse to go on without the volume, or with an empty one: the engine quietly makes that
+        where there is none, and it mounts nothing.
+        """
+        async with self._asking(f"look up volume `{name}`"):
             try:
-                volumes: Any = self._docker.volumes
-                await volumes.get(checked_name(spec.volume))
+                # its constructor is untyped, and the only way that asks just once
+                found = await DockerVolume(self._docker, checked_name(name)).show()  # type: ignore[no-untyped-call]
             except DockerError as error:
                 if error.status != 404:
                     raise
-                raise FaultError(
-                    Fault(Reason.WORKSPACE_FAILED, f"The run's volume `{spec.volume}` is gone.")
-                ) from error
+                found = None
+        if found is None:
+            raise FaultError(Fault(Reason.WORKSPACE_FAILED, f"The run's volume `{name}` is gone."))
+        if not found.get("Options"):
+            raise FaultError(
+                Fault(
+                    Reason.WORKSPACE_FAILED,
+                    f"The run's volume `{name}` was removed, and an empty one took its place.",
+                )
+            )
 
     async def _create(self, spec: ContainerSpec) -> str:
         config = container_config(spec)
@@ -358,6 +397,30 @@ class DockerEngine:
             except DockerError as error:
                 if error.status not in (404, 409):
                     raise
+
+    async def pause_container(self, container: str) -> bool:
+        checked_name(container)
+        async with self._asking(f"pause container `{container}`"):
+            try:
+                await self._docker.containers.container(container).pause()
+            except DockerError as error:
+                if error.status not in (404, 409):
+                    raise
+        now = await self.inspect_container(container)
+        return now is not None and now.state == "paused"
+
+    async def unpause_container(self, container: str) -> None:
+        """The engine answers 500 where the container does not stand still: so look."""
+        checked_name(container)
+        try:
+            async with self._asking(f"resume container `{container}`"):
+                await self._docker.containers.container(container).unpause()
+        except FaultError as error:
+            if error.fault.reason is Reason.ENGINE_UNAVAILABLE:
+                raise
+            now = await self.inspect_container(container)
+            if now is not None and now.state == "paused":
+                raise
 
     async def remove_container(self, container: str) -> None:
         checked_name(container)

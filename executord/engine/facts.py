@@ -36,6 +36,7 @@ def engine_facts(version: Mapping[str, Any], info: Mapping[str, Any]) -> EngineF
         live_restore=bool(info.get("LiveRestoreEnabled")),
         architecture=str(info.get("Architecture") or ""),
         data_root=str(info.get("DockerRootDir") or ""),
+        rootless=any("name=rootless" in option for option in info.get("SecurityOptions") or ()),
     )
 
 

@@ -83,6 +83,16 @@ def _mounts(spec: ContainerSpec) -> list[dict[str, Any]]:
             }
         )
     mounts.extend(_bind(bind) for bind in spec.binds)
+    mounts.extend(
+        {
+            "Type": "volume",
+            "Source": mount.volume,
+            "Target": mount.target,
+            "ReadOnly": True,
+            "VolumeOptions": {"NoCopy": True},
+        }
+        for mount in spec.volumes
+    )
     return mounts
 
 
@@ -114,8 +124,7 @@ def overlay_volume_config(
     are kept has to sync them.
     """
     for path in (*lower, upper, work):
-        if not path.is_absolute() or _FORBIDDEN_IN_MOUNTS & set(str(path)) or ".." in path.parts:
-            raise _unmountable(f"the path `{path}` cannot stand in a mount option.")
+        _check_mountable(path)
     lowers = ":".join(str(path) for path in lower)
     options = f"lowerdir={lowers},upperdir={upper},workdir={work},userxattr,volatile"
     if not lower or len(options.encode(errors="surrogateescape")) > _LONGEST_OPTIONS:
@@ -126,6 +135,43 @@ def overlay_volume_config(
         "DriverOpts": {"type": "overlay", "device": "overlay", "o": options},
         "Labels": dict(labels),
     }
+
+
+def bind_volume_config(name: str, *, directory: Path, labels: Mapping[str, str]) -> dict[str, Any]:
+    """As `overlay_volume_config`, of one directory that holds everything."""
+    _check_mountable(directory)
+    return {
+        "Name": name,
+        "Driver": "local",
+        "DriverOpts": {"type": "none", "device": str(directory), "o": "bind"},
+        "Labels": dict(labels),
+    }
+
+
+def read_only_volume_config(
+    name: str, *, lower: Sequence[Path], labels: Mapping[str, str]
+) -> dict[str, Any]:
+    """As `overlay_volume_config`, without a directory that could be written.
+
+    The kernel asks for two directories at least; it mounts such an overlay read-only whatever
+    else is said.
+    """
+    for path in lower:
+        _check_mountable(path)
+    options = f"lowerdir={':'.join(str(path) for path in lower)},userxattr"
+    if len(lower) < 2 or len(options.encode(errors="surrogateescape")) > _LONGEST_OPTIONS:
+        raise _unmountable(f"{len(lower)} layers cannot be one read-only mount.")
+    return {
+        "Name": name,
+        "Driver": "local",
+        "DriverOpts": {"type": "overlay", "device": "overlay", "o": options},
+        "Labels": dict(labels),
+    }
+
+
+def _check_mountable(path: Path) -> None:
+    if not path.is_absolute() or _FORBIDDEN_IN_MOUNTS & set(str(path)) or ".." in path.parts:
+        raise _unmountable(f"the path `{path}` cannot stand in a mount option.")
 
 
 def dockerfile_context(dockerfile: str) -> bytes:

@@ -234,6 +234,8 @@ async def test_only_old_ended_clean_and_reported_runs_are_forgotten(journal: Jou
     await ended(journal, runs["new"], at=900.0)
     await journal.mark_delivered([each.seq for each in await journal.undelivered(100)])
     await ended(journal, runs["mute"], at=110.0)
+    spared = await journal.forget_before(runs_before=500.0, events_before=0.0, spared=["x", "old"])
+    assert list(spared) == []
     dropped = await journal.forget_before(runs_before=500.0, events_before=0.0)
     assert list(dropped) == ["old"]
     assert await journal.run("old") is None
