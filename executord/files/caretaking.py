@@ -2,11 +2,14 @@
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 
+from executord.core.cache_trace import Use
 from executord.core.reasons import FaultError
+from executord.files.cache.report import report_on
+from executord.files.cache.sweeper import EVERYTHING
 from executord.files.faults import disk
 from executord.files.parts import Parts
 from executord.files.system import disk as disks
@@ -16,7 +19,6 @@ from executord.ports import CacheEntry, FilesStats, PruneReport
 log = structlog.get_logger(__name__)
 
 _SWEEP_SECONDS = 60.0
-_EVERYTHING = 1 << 62
 
 
 class Caretaker:
@@ -25,6 +27,7 @@ class Caretaker:
         self._sweeper = parts.sweeper
         self._sweeping = parts.threads.sweeping
         self._wake = wake
+        self._wake_idle = asyncio.Event()
 
     async def stats(self) -> FilesStats:
         return await in_thread(self._parts.threads.quick, self._stats)
@@ -44,6 +47,10 @@ class Caretaker:
                 evicted_bytes=self._sweeper.evicted_bytes,
                 max_bytes=self._sweeper.limits.max_size_bytes,
                 disk_free_bytes=disks.free_bytes(parts.layout.root),
+                damaged=parts.control.damaged,
+                mended=parts.control.mended,
+                quarantine_bytes=parts.control.quarantine.bytes,
+                report=report_on(self._sweeper, parts.snapshots, parts.workspaces.leases()),
             )
 
     async def entries(self) -> Sequence[CacheEntry]:
@@ -60,27 +67,87 @@ class Caretaker:
         return report
 
     def _prune(self, *, dry_run: bool) -> PruneReport:
+        sweeper = self._sweeper
         with disk("prune the file cache"):
-            sweeper = self._sweeper
-            plan = sweeper.plan(_EVERYTHING) if dry_run else sweeper.sweep(_EVERYTHING)
-        return PruneReport(victims=plan.victims, freed_bytes=plan.freed_bytes, dry_run=dry_run)
+            sweeper.accounting.refresh(self._kept(), self._parts.leaving, hurry=True)
+            coming = sweeper.trash.coming
+            plan = sweeper.plan(EVERYTHING) if dry_run else sweeper.sweep(EVERYTHING, "prune")
+        return PruneReport(
+            victims=plan.victims,
+            freed_bytes=plan.freed.bytes,
+            freed_inodes=plan.freed.inodes,
+            coming_bytes=coming.bytes,
+            dry_run=dry_run,
+        )
+
+    async def trace(self) -> Sequence[Use]:
+        """The uses that are recorded, the oldest first."""
+        return await in_thread(self._sweeping, self._trace)
+
+    def _trace(self) -> Sequence[Use]:
+        with disk("read the cache's trace"):
+            self._sweeper.uses.flush()
+            return list(self._sweeper.uses.read_trace())
+
+    # -- in the background -------------------------------------------------------------------------
 
     async def keep_sweeping(self) -> None:
         """Until the daemon leaves: never cancelled, since 3.11's wait_for may swallow that."""
+        idle = asyncio.create_task(self._keep_idle_work(), name="files idle caretaker")
         while not self._parts.leaving.is_set():
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), _SWEEP_SECONDS)
-            self._wake.clear()
-            try:
-                await in_thread(self._sweeping, self._sweep)
-            except FaultError as error:
-                log.warning("cache.sweep_failed", detail=error.fault.detail)
-            except Exception:  # a bug here must not let the disk fill up
-                log.exception("cache.sweep_crashed")
+            await self._safely(self._sweep)
+            self._wake_idle.set()
+            await self._woken(self._wake)
+        self._wake_idle.set()
+        await idle
+
+    async def close(self) -> None:
+        """When nothing is added any more."""
+        await self._safely(self._close)
+
+    async def _keep_idle_work(self) -> None:
+        """What takes its time, and must keep nobody from sweeping."""
+        while not self._parts.leaving.is_set():
+            await self._woken(self._wake_idle)
+            if not self._parts.leaving.is_set():
+                await self._safely(self._work_idly)
+
+    async def _woken(self, event: asyncio.Event) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(event.wait(), _SWEEP_SECONDS)
+        event.clear()
+
+    async def _safely(self, work: Callable[[], None]) -> None:
+        threads = self._parts.threads
+        try:
+            await in_thread(threads.idle if work == self._work_idly else self._sweeping, work)
+        except FaultError as error:
+            log.warning("cache.sweep_failed", detail=error.fault.detail)
+        except Exception:  # a bug here must not let the disk fill up
+            log.exception("cache.sweep_crashed")
 
     def _sweep(self) -> None:
         with disk("tidy the file cache"):
-            wanted = self._sweeper.wanted_bytes()
-            if wanted:
-                self._sweeper.sweep(wanted)
-            self._sweeper.empty_trash(self._parts.leaving)
+            wanted = self._sweeper.wanted()
+            if wanted is not None:
+                self._sweeper.sweep(*wanted)
+            self._parts.control.quarantine.tidy(self._parts.control.is_live)
+            self._sweeper.uses.flush()
+
+    def _work_idly(self) -> None:
+        sweeper, leaving = self._sweeper, self._parts.leaving
+        with disk("tidy the file cache"):
+            sweeper.empty_trash(leaving)
+            sweeper.accounting.refresh(self._kept(), leaving)
+            if sweeper.accounting.is_due:
+                sweeper.accounting.count(leaving)
+            sweeper.accounting.save()
+
+    def _close(self) -> None:
+        with disk("remember what the file cache holds"):
+            self._sweeper.uses.flush()
+            self._sweeper.accounting.close()
+
+    def _kept(self) -> dict[str, bool]:
+        """By run, whether it is over and only its changes are kept."""
+        return {lease.run: lease.kept for lease in self._parts.workspaces.leases()}

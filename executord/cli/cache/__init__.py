@@ -1,0 +1,1 @@
+"""The subcommands of `executorctl cache`, and what they show."""
