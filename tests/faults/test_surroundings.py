@@ -75,7 +75,7 @@ def test_a_store_that_is_not_there_is_an_error_that_names_it() -> None:
 
 
 def test_results_that_the_store_cannot_take_stay_on_the_node() -> None:
-    with running_daemon() as daemon:
+    with running_daemon(extra="[files]\nstore_patience_seconds = 1") as daemon:
         (daemon.root / "store").rmdir()
         run_id = daemon.sh("echo precious > result.txt")
         run = daemon.wait(run_id)
@@ -110,6 +110,28 @@ def test_a_user_without_permission_is_told_what_would_help() -> None:
         assert done.returncode == 3
         assert "You may not use the daemon's socket" in done.stderr
         assert "api.socket_group" in done.stderr
+
+
+def test_a_way_of_making_directories_that_cannot_work_is_said_at_the_start() -> None:
+    """Memory shares no blocks between files."""
+    daemon = Daemon(extra='[files]\nmode = "reflink"')
+    state = daemon.root / "state"
+    state.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0755", "small", str(state)], check=True)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "executord", "serve", "--config", str(daemon.config)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 78, done.stderr
+        assert '`files.mode` is "reflink", but blocks cannot be shared' in done.stderr
+        assert '"auto"' in done.stderr
+    finally:
+        subprocess.run(["umount", "--lazy", str(state)], check=True)
+        daemon.close()
 
 
 def test_an_engine_that_is_not_there_is_said_at_the_start() -> None:

@@ -10,17 +10,20 @@ import hashlib
 import itertools
 import os
 import threading
+import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from executord.files.cache.inodes import Inodes
 from executord.files.cache.layout import Layout
 from executord.files.model import digests
 from executord.files.system import disk
 
 _MANY = 1024
+_PARTIAL_SECONDS = 3 * 86_400.0
 _EXECUTABLE = "-x"
 
 
@@ -64,26 +67,83 @@ class Blobs:
 
     def __init__(self, layout: Layout, owner: tuple[int, int]) -> None:
         self._layout = layout
-        self._owner = owner
+        self.owner = owner
+        self._modes = (0o644, 0o755)
         self._root = str(layout.blobs)
+        self._partial = layout.root / "partial-v1"
         self._pins: Counter[BlobKey] = Counter()
         self._lock = threading.Lock()
         self.count = 0
         self.bytes = 0
+        self.found_right = Inodes()  # hashed by this daemon, when written or since
 
-    def load(self) -> None:
-        """Make the shards, and count what is there. Raises OSError."""
+    def protect(self) -> None:
+        """From now on blobs are the daemon's and read-only, in a folder of their own: so runs may
+        be given links to them. To be said before `load`. Raises OSError.
+        """
+        self._layout.read_only_blobs.mkdir(mode=0o700, exist_ok=True)
+        self._root = str(self._layout.read_only_blobs)
+        self.owner = (os.geteuid(), os.getegid())
+        self._modes = (0o444, 0o555)
+
+    @property
+    def root(self) -> Path:
+        return Path(self._root)
+
+    def mode_of(self, key: BlobKey) -> int:
+        return self._modes[key.executable]
+
+    def load(self, known: tuple[int, int] | None = None) -> None:
+        """Make the shards, and count what is there, unless it is `known`: how many blobs, and how
+        many bytes. Raises OSError.
+        """
         for shard in range(256):
             Path(self._root, f"{shard:02x}").mkdir(mode=0o700, exist_ok=True)
+        self._partial.mkdir(mode=0o700, exist_ok=True)
+        self._forget_old_partials()
+        if known is None:
+            known = self.count_all()
+        with self._lock:
+            self.count, self.bytes = known
+
+    def count_all(self, rest: Callable[[], None] | None = None) -> tuple[int, int]:
+        """How many are there, and their bytes, one by one. `rest` is called now and then."""
         count = size = 0
         for _, facts in self.listing():
             count += 1
             size += disk.allocated(facts.st_size)
+            if rest is not None and count % _MANY == 0:
+                rest()
+        return count, size
+
+    def counted(self) -> tuple[int, int]:
         with self._lock:
-            self.count, self.bytes = count, size
+            return self.count, self.bytes
+
+    def correct(self, before: tuple[int, int], found: tuple[int, int]) -> bool:
+        """`found` were counted since it was `before`. False where that has changed meanwhile."""
+        with self._lock:
+            if (self.count, self.bytes) != before:
+                return False
+            self.count, self.bytes = found
+            return True
+
+    def shard(self, number: int) -> str:
+        """The directory of those whose digests begin with that byte."""
+        return f"{self._root}/{number:02x}"
+
+    def pinned_places(self) -> set[str]:
+        """Those that no sweep takes now, as `BlobKey.place`."""
+        with self._lock:
+            return {key.place for key in self._pins}
 
     def path(self, key: BlobKey) -> str:
         return f"{self._root}/{key.place}"
+
+    @staticmethod
+    def key_at(name: str) -> BlobKey | None:
+        """Whose file has that name; None for a stranger's."""
+        return _key_of(name)
 
     def has(self, key: BlobKey) -> bool:
         return os.path.exists(self.path(key))  # noqa: PTH110 - hot
@@ -143,13 +203,29 @@ class Blobs:
             freed += size
         return freed
 
+    def partial(self, key: BlobKey) -> str:
+        """Where a large blob is put together, so that a killed download can be taken up again."""
+        return f"{self._partial}/{key.place[3:]}"
+
+    def _forget_old_partials(self) -> None:
+        now = time.time()
+        for path in self._partial.iterdir():
+            if now - path.stat().st_mtime > _PARTIAL_SECONDS:
+                path.unlink()
+
     def batch(self) -> "BlobBatch":
-        return BlobBatch(self, self._layout, self._owner)
+        return BlobBatch(self, self._layout, self.owner)
 
     def added(self, count: int, size: int) -> None:
         with self._lock:
             self.count += count
             self.bytes += size
+
+
+class _Written(NamedTuple):
+    path: str
+    size: int
+    inode: int
 
 
 class BlobBatch:
@@ -160,10 +236,10 @@ class BlobBatch:
 
     def __init__(self, blobs: Blobs, layout: Layout, owner: tuple[int, int]) -> None:
         self._blobs = blobs
-        self._owner = owner
+        self.owner = owner
         self._aside = layout.new_tmp()
         self._aside.mkdir(mode=0o700)
-        self._written: dict[BlobKey, tuple[str, int]] = {}
+        self._written: dict[BlobKey, _Written] = {}
         self._numbers = itertools.count()
         self._lock = threading.Lock()
         self.bytes = 0
@@ -173,8 +249,32 @@ class BlobBatch:
 
     def write(self, key: BlobKey, size: int, chunks: Iterable[bytes]) -> None:
         """Raises WrongContentError (nothing is kept of it), OSError, and what `chunks` raises."""
-        aside = self._new_file(verified(chunks, key.digest, size), key.executable)
-        self._note(key, aside, size)
+        self._note(key, self._new_file(verified(chunks, key.digest, size), key.executable), size)
+
+    def mode_of(self, key: BlobKey) -> int:
+        return self._blobs.mode_of(key)
+
+    def write_small(self, key: BlobKey, data: bytes) -> None:
+        """Bytes that were found to be the digest's. Raises OSError."""
+        path = self.new_path()
+        try:
+            inode = disk.write_small(path, data, mode=self.mode_of(key), owner=self.owner)
+        except BaseException:
+            _unlink(path)
+            raise
+        self._note(key, (path, inode), len(data))
+
+    def new_path(self) -> str:
+        """Where a file of this batch may be made."""
+        return f"{self._aside}/{next(self._numbers)}"
+
+    @property
+    def folder(self) -> Path:
+        return self._aside
+
+    def adopt(self, key: BlobKey, size: int, path: str, inode: int) -> None:
+        """A file in `folder` that is whole, checked, and has its owner and mode."""
+        self._note(key, (path, inode), size)
 
     def ingest(self, chunks: Iterable[bytes], *, executable: bool) -> tuple[BlobKey, int]:
         """Bytes whose digest is not known yet; gives key and size."""
@@ -188,32 +288,34 @@ class BlobBatch:
                 size += len(chunk)
                 yield chunk
 
-        aside = self._new_file(hashed(), executable)
+        made = self._new_file(hashed(), executable)
         key = BlobKey(digests.PREFIX + hasher.hexdigest(), executable)
-        self._note(key, aside, size)
+        self._note(key, made, size)
         return key, size
 
-    def _new_file(self, chunks: Iterable[bytes], executable: bool) -> str:  # noqa: FBT001
-        aside = f"{self._aside}/{next(self._numbers)}"
+    def _new_file(self, chunks: Iterable[bytes], executable: bool) -> tuple[str, int]:  # noqa: FBT001
+        aside = self.new_path()
         try:
-            disk.write_new(aside, chunks, mode=0o755 if executable else 0o644)
-            disk.chown_if_needed(aside, self._owner)
+            mode = self._blobs.mode_of(BlobKey("", executable))
+            disk.write_new(aside, chunks, mode=mode)
+            disk.chown_if_needed(aside, self.owner)
+            return aside, os.stat(aside).st_ino  # noqa: PTH116 - hot
         except BaseException:
             _unlink(aside)
             raise
-        return aside
 
-    def _note(self, key: BlobKey, aside: str, size: int) -> None:
+    def _note(self, key: BlobKey, made: tuple[str, int], size: int) -> None:
+        path, inode = made
         with self._lock:
-            before = self._written.setdefault(key, (aside, size))
-            if before[0] == aside:
+            before = self._written.setdefault(key, _Written(path, size, inode))
+            if before.path == path:
                 self.bytes += size
                 return
-        _unlink(aside)
+        _unlink(path)
 
     def path(self, key: BlobKey) -> str:
         """Where the content can be read now, committed or not."""
-        return self._written[key][0]
+        return self._written[key].path
 
     def commit(self) -> None:
         """Synced, renamed, synced: durable and complete, or not there. Raises OSError."""
@@ -222,12 +324,13 @@ class BlobBatch:
             return
         disk.sync_filesystem(self._aside)
         count = size = 0
-        for key, (aside, key_size) in self._written.items():
+        for key, (aside, key_size, inode) in self._written.items():
             target = self._blobs.path(key)
             if not os.path.exists(target):  # noqa: PTH110 - hot
                 count += 1
                 size += disk.allocated(key_size)
             os.rename(aside, target)  # noqa: PTH104 - hot
+            self._blobs.found_right.add(inode)
         disk.sync_filesystem(self._aside)
         self._blobs.added(count, size)
         self._written.clear()
@@ -235,14 +338,18 @@ class BlobBatch:
         self.abandon()
 
     def abandon(self) -> None:
-        for aside, _ in self._written.values():
-            _unlink(aside)
+        """Also of what another process has made in the folder, and nobody has adopted."""
         self._written.clear()
         try:
             self._aside.rmdir()
+        except FileNotFoundError:
+            return
         except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
+            if error.errno != errno.ENOTEMPTY:
                 raise
+            for name in os.listdir(self._aside):  # noqa: PTH208 - names are enough
+                _unlink(f"{self._aside}/{name}")
+            self._aside.rmdir()
 
 
 def _key_of(name: str) -> BlobKey | None:
