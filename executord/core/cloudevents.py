@@ -24,6 +24,7 @@ class StageCostData(TypedDict):
     files_sent: int
     bytes_sent: int
     way: str
+    why: str
 
 
 # Not as a class, since "from" is a word of Python.

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 from executord.core import messages as m
 from executord.core.reasons import Fault, Reason, Side
 from executord.core.run import (
+    MAX_SYNCS,
     Assignment,
     ImagePhase,
     KeepOn,
@@ -119,14 +120,7 @@ class _Change:
 
 def _keeps_workspace(run: Run) -> bool:
     """Changed files that could not be copied back must not be thrown away with the rest."""
-    discarded = run.stop is not None and run.stop.results is Results.DISCARD
-    return (
-        run.state is State.ERROR
-        and run.workspace is not None
-        and run.evidence is not None
-        and run.result is None
-        and not discarded
-    )
+    return run.keeps_workspace
 
 
 Rule: TypeAlias = Callable[[_Change, m.Event], None]
@@ -349,6 +343,17 @@ def _crashed(change: _Change, event: m.Crashed) -> None:
     change.end(State.ERROR, event.fault.reason, event.fault.detail)
 
 
+def _synced(change: _Change, event: m.Synced) -> None:
+    syncs = (*change.run.syncs, event.sync)[-MAX_SYNCS:]
+    change.set(syncs=syncs, sync_count=change.run.sync_count + 1)
+
+
+def _kept_later(change: _Change, event: m.FilesKeptLater) -> None:
+    """State and reason stay what they were: only the files have found their place."""
+    if change.run.keeps_workspace:
+        change.set(result=event.result)
+
+
 def _cleaned_up(change: _Change, _: m.CleanedUp) -> None:
     change.landed(Stage.CLEAN_UP)
     change.set(clean=True)
@@ -456,6 +461,12 @@ _ROWS: tuple[tuple[type[m.Event], tuple[State, ...], Callable[..., None]], ...] 
     (m.StopBegun, (State.STOP_REQUESTED,), _stop_begun),
     (m.StopBegun, _OVER, _ignored),
     (m.CleanedUp, _OVER, _cleaned_up),
+    (
+        m.Synced,
+        (State.RUNNING, State.FINISHING, State.STOP_REQUESTED, State.STOPPING, *_OVER),
+        _synced,
+    ),
+    (m.FilesKeptLater, _OVER, _kept_later),
     (m.Resumed, tuple(State), _resumed),
     (m.Crashed, _LIVE, _crashed),
     (m.Crashed, _OVER, _ignored),

@@ -16,6 +16,7 @@ from executord.core.run import (
     Stage,
     StageCost,
     StopOrder,
+    Sync,
     UsageSummary,
     Workspace,
 )
@@ -117,6 +118,20 @@ class StopBegun(Event):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CleanedUp(StageEvent):
     """Container, volume and workspace of an ended run are gone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Synced(Event):
+    """The files were stored while the run went on; makes no transition."""
+
+    sync: Sync
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilesKeptLater(Event):
+    """What an ended run had kept on the node is stored now, or given up; makes no transition."""
+
+    result: Result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

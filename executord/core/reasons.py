@@ -45,6 +45,7 @@ class Reason(StrEnum):
     ENGINE_RESTARTED = "engine_restarted"
     CONTAINER_LOST = "container_lost"
     HOST_OUT_OF_MEMORY = "host_out_of_memory"
+    MOUNT_UNUSABLE = "mount_unusable"
     SECRETS_LOST = "secrets_lost"
     TIER_GONE = "tier_gone"
     JOURNAL_DAMAGED = "journal_damaged"
@@ -172,6 +173,11 @@ MEANINGS: dict[Reason, Meaning] = {
         Side.PLATFORM,
         "The node ran out of memory and the kernel killed the command below its own limit.",
         "Lower what the node's tiers promise, or find what else uses its memory.",
+    ),
+    Reason.MOUNT_UNUSABLE: Meaning(
+        Side.PLATFORM,
+        "A directory of the node that the run mounts is not what it was at its acceptance.",
+        "See what has been moved, replaced or forbidden, and submit the run again.",
     ),
     Reason.SECRETS_LOST: Meaning(
         Side.PLATFORM,

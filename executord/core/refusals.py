@@ -15,6 +15,7 @@ class Refusal(StrEnum):
     UNKNOWN_REVISION = "unknown_revision"
     ID_CONFLICT = "id_conflict"
     RUN_OVER = "run_over"
+    NOTHING_TO_SYNC = "nothing_to_sync"
     QUEUE_FULL = "queue_full"
     DRAINING = "draining"
     DISK_FULL = "disk_full"

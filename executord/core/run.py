@@ -35,6 +35,7 @@ class Stage(StrEnum):
     IMAGE = "image"
     BUILD = "build"
     PULL = "pull"
+    DATASETS = "datasets"
     START = "start"
     RUN = "run"
     FINISH = "finish"
@@ -53,9 +54,15 @@ class Environment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mount:
+    """A directory or file of the node, or the files of a revision; the other one of both is "".
+
+    A revision is always read-only.
+    """
+
     source: str
     target: str
     read_only: bool = True
+    revision: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +95,8 @@ class Assignment:
 class StageCost:
     """What one stage cost: wall seconds, and where its files and bytes came from.
 
-    `way` says how it was done ("snapshot", "farm", "local", "pulled", "built", …).
+    `way` says how it was done ("snapshot", "layer", "farm", "local", "pulled", "built", …), and
+    `why` in a few words for what reason.
     """
 
     stage: Stage
@@ -100,6 +108,7 @@ class StageCost:
     files_sent: int = 0
     bytes_sent: int = 0
     way: str = ""
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,16 +136,33 @@ class ImagePhase(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """A revision's files, mounted read-only at `target`.
+
+    They are one directory of the node, `source`, or several that the engine puts on top of each
+    other: then `volume` is its name for them; the other one of both is "".
+    """
+
+    target: str
+    tree: str
+    source: str = ""
+    volume: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Workspace:
     """The run's working directory: `tree` below, the run's own changes above.
 
     `base_revision` is "" when the directory started empty. `volume` is the engine's name for it.
+    `mode` says how it was made: "overlay", "reflink", "hardlink" or "copy".
     """
 
     volume: str
     tree: str
     base_revision: str
     way: str
+    mode: str = "overlay"
+    datasets: tuple[Dataset, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,6 +244,8 @@ class UsageSummary:
 
 
 ChangeKind = Literal["added", "changed", "deleted"]
+Head = Literal["moved", "merged", "conflict", "unchanged", "not_kept"]
+MAX_SYNCS = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,19 +253,40 @@ class Result:
     """What a run left behind.
 
     `revision` is "" when nothing was kept. `head` tells what became of the project's head: moved
-    to `revision`, left alone because somebody else moved it first (`conflict`; the revision stays
-    reachable under the run), or not touched because nothing changed. `skipped` names what cannot
-    be stored (devices, sockets, …) with the reason, at most 100 of them.
+    to `revision`, moved to `head_revision` (`merged`: somebody else had moved it, and both sides
+    are in there), left alone because both sides changed the same paths (`conflict`; the revision
+    stays reachable under the run), or not touched because nothing changed. `skipped` names what
+    cannot be stored (devices, sockets, …) with the reason, at most 100 of them. `conflicts` names
+    the first paths of `conflict_count` that both sides changed.
     """
 
     revision: str = ""
-    head: Literal["moved", "conflict", "unchanged", "not_kept"] = "not_kept"
+    head: Head = "not_kept"
     added: int = 0
     changed: int = 0
     deleted: int = 0
     bytes_sent: int = 0
     skipped: tuple[str, ...] = ()
     diagnostics: Mapping[str, object] | None = None
+    head_revision: str = ""
+    conflicts: tuple[str, ...] = ()
+    conflict_count: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sync:
+    """Files stored while the run went on. `paused_seconds`: how long its processes stood still."""
+
+    at: float
+    result: Result
+    paused_seconds: float
+    way: str = ""
+
+
+_KEPT_ADVICE = (
+    "The files that the run changed are kept on the node: `executorctl sync RUN` stores them, "
+    "`executorctl sync --discard RUN` gives them up."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,7 +306,7 @@ class Run:
 
     `attempt` grows with every recovery. `in_flight` holds the stages whose end is awaited.
     `pending_costs` wait for the next transition to be reported with. `clean` says that nothing of
-    the run is left outside the daemon's own records.
+    the run is left outside the daemon's own records. `syncs` are the last of `sync_count`.
     """
 
     assignment: Assignment
@@ -283,6 +332,8 @@ class Run:
     pending_costs: tuple[StageCost, ...] = ()
     clean: bool = False
     ended_at: float | None = None
+    syncs: tuple[Sync, ...] = ()
+    sync_count: int = 0
 
     @property
     def id(self) -> str:
@@ -291,6 +342,23 @@ class Run:
     @property
     def is_over(self) -> bool:
         return self.state.is_terminal
+
+    @property
+    def keeps_workspace(self) -> bool:
+        """It has ended, and what it changed is on this node and nowhere else: neither stored nor
+        given up. The command may have executed where its end or its start is known.
+        """
+        executed = self.evidence is not None or (
+            self.container is not None and self.container.started_at is not None
+        )
+        given_up = self.stop is not None and self.stop.results is Results.DISCARD
+        return (
+            self.state is State.ERROR
+            and self.workspace is not None
+            and executed
+            and self.result is None
+            and not given_up
+        )
 
     def explanation(self) -> Explanation | None:
         """None while the run lives."""
@@ -303,5 +371,10 @@ class Run:
             side=meaning.side,
             sentence=meaning.sentence,
             detail=detail,
-            advice=meaning.advice.replace("RUN", self.id),
+            advice=self._advice(meaning.advice),
         )
+
+    def _advice(self, advice: str) -> str:
+        if self.keeps_workspace:
+            advice = f"{advice} {_KEPT_ADVICE}".strip()
+        return advice.replace("RUN", self.id)

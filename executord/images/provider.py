@@ -118,6 +118,19 @@ class ImageProvider:
         )
         return Provided(image=image, costs=(cost,))
 
+    async def has(self, environment: Environment) -> bool:
+        """Whether the environment's image is on the node. Asks the engine alone."""
+        base = await self._engine.inspect_image(environment.image)
+        if base is None or not normalised(environment.dockerfile):
+            return base is not None
+        key = environment_key(
+            base_id=base.id,
+            dockerfile=environment.dockerfile,
+            build_args=environment.build_args,
+            platform=base.architecture,
+        )
+        return await self._engine.inspect_image(environment_tag(key)) is not None
+
     async def release(self, run_id: str) -> None:
         await self._ledger.release(run_id)
 

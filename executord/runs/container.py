@@ -5,13 +5,13 @@ from collections.abc import Mapping
 
 from executord.core.reasons import Fault, FaultError, Reason
 from executord.core.run import Run
-from executord.ports import BindMount, ContainerSpec
+from executord.ports import BindMount, ContainerSpec, VolumeMount
 from executord.runs.context import RunRules, Tools
+from executord.runs.host_mounts import SECRETS_TARGET, still_allowed
 
 INSTANCE_LABEL = "executord.instance"
 RUN_LABEL = "executord.run"
 SPEC_LABEL = "executord.spec"
-SECRETS_TARGET = "/run/secrets"
 
 
 def container_name(rules: RunRules, run_id: str) -> str:
@@ -43,7 +43,13 @@ async def container_spec(run: Run, tools: Tools) -> ContainerSpec:
         raise FaultError(tier_gone(assignment.tier))
     binds = [
         BindMount(source=mount.source, target=mount.target, read_only=mount.read_only)
-        for mount in assignment.mounts
+        for mount in await still_allowed(assignment.mounts, rules)
+    ]
+    datasets = run.workspace.datasets
+    binds += [
+        BindMount(source=dataset.source, target=dataset.target, read_only=True)
+        for dataset in datasets
+        if dataset.source
     ]
     if assignment.secret_names:
         source = await tools.secrets.path_of(run.id, assignment.secret_names)
@@ -62,6 +68,11 @@ async def container_spec(run: Run, tools: Tools) -> ContainerSpec:
         pids_limit=rules.pids_limit,
         gpus=tier.gpus,
         binds=tuple(binds),
+        volumes=tuple(
+            VolumeMount(volume=dataset.volume, target=dataset.target)
+            for dataset in datasets
+            if dataset.volume
+        ),
         labels={
             **instance_labels(rules),
             RUN_LABEL: run.id,

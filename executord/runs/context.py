@@ -24,11 +24,16 @@ from executord.ports import (
     Progress,
 )
 from executord.runs.secrets import SecretFiles
+from executord.runs.turns import Turns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRules:
-    """The node's rules for every run, from its configuration."""
+    """The node's rules for every run, from its configuration.
+
+    Runs may mount what lies below `allowed_mounts`, and never what is, holds or lies below one of
+    `private_paths`.
+    """
 
     node: str
     instance: str
@@ -43,6 +48,7 @@ class RunRules:
     default_image: str = ""
     max_queue: int = 1000
     allowed_mounts: tuple[Path, ...] = ()
+    private_paths: tuple[Path, ...] = ()
     boot_id: str = ""
 
 
@@ -57,6 +63,7 @@ class Tools:
     clock: Clock
     secrets: SecretFiles
     rules: RunRules
+    syncing: Turns = field(default_factory=Turns)
 
 
 def _nobody_looks(_: Progress) -> None:

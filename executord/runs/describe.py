@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from executord.core.admission import Ledger, Waiting
-from executord.ports import EngineFacts
+from executord.ports import EngineFacts, WorkspaceModes
 from executord.runs.context import RunRules
 from executord.runs.node import NodeState, TierState
 
@@ -19,6 +19,7 @@ class NodeFacts:
     started_at: float
     store_url: str
     engine: EngineFacts | None
+    workspaces: WorkspaceModes | None = None
 
 
 def node_state(
@@ -64,4 +65,5 @@ def node_state(
         store_url=facts.store_url,
         working_dir=rules.working_dir,
         engine=facts.engine,
+        workspaces=facts.workspaces,
     )

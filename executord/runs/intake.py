@@ -1,13 +1,11 @@
 """From a draft to an assignment: defaults filled in, the node's rules applied."""
 
-import asyncio
 import hashlib
 import hmac
-import os
 import secrets as randomness
 import time
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -15,6 +13,7 @@ from executord.core.refusals import Refusal, RefusedError
 from executord.core.run import Assignment, Environment, Mount
 from executord.runs.context import RunRules
 from executord.runs.drafts import AssignmentDraft
+from executord.runs.host_mounts import allowed_mounts
 
 DEFAULT_PROJECT = "local/scratch"
 
@@ -47,41 +46,12 @@ async def assignment_of(
         revision=draft.revision,
         env=draft.env,
         secret_names=secret_names,
-        mounts=await _allowed_mounts(draft.mounts, rules.allowed_mounts),
+        mounts=await allowed_mounts(draft.mounts, rules),
         run_seconds=draft.run_seconds,
         keep_on=draft.keep_on,
         labels=draft.labels,
         owner_uid=owner_uid,
     )
-
-
-async def _allowed_mounts(mounts: tuple[Mount, ...], roots: tuple[Path, ...]) -> tuple[Mount, ...]:
-    if not mounts:
-        return ()
-    return await asyncio.to_thread(
-        lambda: tuple(_allowed_mount(mount, index, roots) for index, mount in enumerate(mounts))
-    )
-
-
-def _allowed_mount(mount: Mount, index: int, roots: tuple[Path, ...]) -> Mount:
-    """The mount with its links resolved, so that what is checked is what is mounted."""
-    pointer = f"/mounts/{index}/source"
-    source = Path(os.path.realpath(mount.source))
-    if not any(source.is_relative_to(os.path.realpath(root)) for root in roots):
-        named = ", ".join(str(root) for root in roots) or "none"
-        raise RefusedError(
-            Refusal.MOUNT_NOT_ALLOWED,
-            f"{mount.source} lies outside the roots that may be mounted (`runs.allowed_mounts`: "
-            f"{named}).",
-            pointer=pointer,
-        )
-    if not source.exists():
-        raise RefusedError(
-            Refusal.MOUNT_NOT_ALLOWED,
-            f"{mount.source} does not exist on this node.",
-            pointer=pointer,
-        )
-    return Mount(source=str(source), target=mount.target, read_only=mount.read_only)
 
 
 def new_run_id() -> str:
@@ -94,5 +64,21 @@ def fingerprint(draft: AssignmentDraft, secrets: Mapping[str, str], key: bytes) 
 
     Keyed, so that nobody who reads the journal can guess a secret by trying.
     """
-    content = msgspec.json.encode((draft, dict(secrets)), order="deterministic")
+    mounts = tuple(_as_it_was_written(mount) for mount in draft.mounts)
+    same = replace(draft, mounts=mounts)  # type: ignore[arg-type]
+    content = msgspec.json.encode((same, dict(secrets)), order="deterministic")
     return hmac.new(key, content, hashlib.sha256).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _HostMount:
+    source: str
+    target: str
+    read_only: bool
+
+
+def _as_it_was_written(mount: Mount) -> Mount | _HostMount:
+    """Fingerprints are kept: a mount of the host counts as it did before there were others."""
+    if mount.revision:
+        return mount
+    return _HostMount(source=mount.source, target=mount.target, read_only=mount.read_only)

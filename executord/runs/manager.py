@@ -4,6 +4,8 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from typing import Protocol
 
 import structlog
 
@@ -31,11 +33,19 @@ from executord.runs.feed import Feed
 from executord.runs.intake import assignment_of, fingerprint
 from executord.runs.node import NodeState
 from executord.runs.observer import Observer
+from executord.runs.sync import SyncReport, Syncs
 from executord.runs.turns import Turns
 
 log = structlog.get_logger(__name__)
 
 _RETRY_AFTER_SECONDS = 5
+
+
+class Ahead(Protocol):
+    """Who makes runs ready before their turn."""
+
+    def wake(self) -> None: ...
+    def progress_of(self, run_id: str) -> Mapping[str, Progress]: ...
 
 
 @dataclass(slots=True)
@@ -72,6 +82,8 @@ class RunManager:
         self._queue: dict[str, Run] = {}
         self._waiting_by_tier: Counter[str] = Counter()
         self._turns = Turns()
+        self._syncs = Syncs(tools=tools, runs=self)
+        self._ahead: Ahead | None = None
         self._leaving = False
 
     # -- life of the manager -------------------------------------------------------------------
@@ -94,6 +106,7 @@ class RunManager:
     async def leave(self) -> None:
         """The daemon leaves; runs go on without it."""
         self._leaving = True
+        await self._syncs.close()
         tasks = [live.task for live in self._live.values()]
         for task in tasks:
             task.cancel()
@@ -167,6 +180,10 @@ class RunManager:
                 raise
             raise RefusedError(Refusal.SHUTTING_DOWN, self._why_not_accepting()) from None
 
+    async def sync(self, run_id: str, *, discard: bool = False) -> SyncReport:
+        """Stored when it returns. RefusedError NOTHING_TO_SYNC where there is nothing to store."""
+        return await self._syncs.sync(run_id, discard=discard)
+
     # -- answers ---------------------------------------------------------------------------------
 
     async def run(self, run_id: str) -> Run:
@@ -196,6 +213,8 @@ class RunManager:
 
     def progress_of(self, run_id: str) -> Mapping[str, Progress]:
         live = self._live.get(run_id)
+        if live is None and self._ahead is not None:
+            return self._ahead.progress_of(run_id)
         return dict(live.actor.progress) if live else {}
 
     async def usage_of(self, run_id: str) -> UsageSummary | None:
@@ -229,6 +248,23 @@ class RunManager:
     def ready(self) -> tuple[bool, str]:
         why_not = self._why_not_accepting()
         return not why_not, why_not
+
+    def next_queued(self, most: int) -> Sequence[Run]:
+        """Those whose turn comes next, in order."""
+        return list(islice(self._queue.values(), most))
+
+    def live_run(self, run_id: str) -> Run | None:
+        """None where it is over and clean."""
+        return self._known(run_id)
+
+    def watch_queue(self, ahead: Ahead) -> None:
+        """It is woken whenever the queue has changed."""
+        self._ahead = ahead
+        ahead.wake()
+
+    def actor_of(self, run_id: str) -> RunActor | None:
+        live = self._live.get(run_id)
+        return live.actor if live is not None and not live.task.done() else None
 
     def is_live(self, run_id: str) -> bool:
         return run_id in self._live or run_id in self._queue
@@ -300,12 +336,18 @@ class RunManager:
         """A run that waits is no more than a value; its actor begins when its turn comes."""
         self._queue[run.id] = run
         self._waiting_by_tier[run.assignment.tier] += 1
+        self._queue_changed()
 
     def _dequeue(self, run_id: str) -> Run | None:
         run = self._queue.pop(run_id, None)
         if run is not None:
             self._waiting_by_tier[run.assignment.tier] -= 1
+            self._queue_changed()
         return run
+
+    def _queue_changed(self) -> None:
+        if self._ahead is not None:
+            self._ahead.wake()
 
     def _reserve(self, run: Run) -> None:
         """A run of an earlier daemon keeps its slot, also where its tier is no longer offered."""

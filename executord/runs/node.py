@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from executord.ports import EngineFacts
+from executord.ports import EngineFacts, WorkspaceModes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +24,8 @@ class NodeState:
 
     `instance` tells one start of the daemon from the next. `queued` runs wait for a slot;
     `running` counts those that hold one. `promised_*` is the sum over the latter. `engine` is None
-    while the engine does not answer. `store_url` is free of credentials.
+    while the engine does not answer. `store_url` is free of credentials. `workspaces` says how runs
+    get their working directories.
     """
 
     name: str
@@ -46,3 +47,4 @@ class NodeState:
     store_url: str
     working_dir: str
     engine: EngineFacts | None = None
+    workspaces: WorkspaceModes | None = None

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import structlog
 
+from executord.core.datasets import run_of_volume
 from executord.ports import Engine
 from executord.runs.container import RUN_LABEL, container_name, instance_labels
 from executord.runs.context import RunRules
@@ -22,6 +23,6 @@ async def remove_orphans(engine: Engine, rules: RunRules, unfinished: Iterable[s
             await engine.remove_container(container.id)
     names = {container_name(rules, run_id) for run_id in known}
     for volume in await engine.list_volumes(labels):
-        if volume not in names:
+        if volume not in names and run_of_volume(rules.instance, volume) not in known:
             log.warning("orphan.removed", volume=volume)
             await engine.remove_volume(volume)

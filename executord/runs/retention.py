@@ -5,7 +5,7 @@ import asyncio
 import structlog
 
 from executord.core.reasons import FaultError
-from executord.ports import Clock, Consoles, DiskFullError, Journal
+from executord.ports import Clock, Consoles, DiskFullError, Files, Journal
 
 log = structlog.get_logger(__name__)
 
@@ -20,12 +20,14 @@ class Retention:
         journal: Journal,
         consoles: Consoles,
         clock: Clock,
+        files: Files,
         runs_days: float,
         events_days: float,
     ) -> None:
         self._journal = journal
         self._consoles = consoles
         self._clock = clock
+        self._files = files
         self._runs_seconds = runs_days * _DAY_SECONDS
         self._events_seconds = events_days * _DAY_SECONDS
 
@@ -40,8 +42,11 @@ class Retention:
 
     async def sweep(self) -> None:
         now = self._clock.now()
+        kept = [workspace.run_id for workspace in await self._files.workspaces_kept()]
         forgotten = await self._journal.forget_before(
-            runs_before=now - self._runs_seconds, events_before=now - self._events_seconds
+            runs_before=now - self._runs_seconds,
+            events_before=now - self._events_seconds,
+            spared=kept,  # what they changed can be stored only as long as they are known
         )
         for run_id in forgotten:
             await self._consoles.delete(run_id)

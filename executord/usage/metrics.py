@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_late
 
 from executord.core.run import Stage, StageCost, Transition
 from executord.core.states import TERMINAL, State
-from executord.ports import HostUsage, OutboxState
+from executord.ports import CacheReport, HostUsage, OutboxState
 
 _STAGE_SECONDS = (0.005, 0.02, 0.1, 0.5, 1, 5, 15, 60, 300, 1800, 7200, 28800)
 _LIVE = tuple(state for state in State if state not in TERMINAL)
@@ -42,6 +42,8 @@ class Metrics:
             registry=self._registry,
         )
         self._gauges: dict[str, Gauge] = {}
+        self._counters: dict[str, prometheus.Counter] = {}
+        self._told: dict[tuple[str, str], float] = {}
         self._counts: Counter[State] = Counter()
         self._build = Gauge(
             "executord_build_info",
@@ -109,6 +111,31 @@ class Metrics:
         self._set("host_disk_bytes", "Size of the state disk.", host.disk_total_bytes)
         self._set("host_disk_free_bytes", "Free on the state disk.", host.disk_free_bytes)
 
+    def set_cache(self, cache: CacheReport) -> None:
+        """What the file cache holds, what runs found in it, and what was evicted."""
+        for kind, use in cache.kinds.items():
+            self._set_by("cache_bytes", "On disk, by kind.", "kind", kind, use.bytes)
+            self._set_by("cache_inodes", "On disk, by kind.", "kind", kind, use.inodes)
+            self._set_by("cache_entries", "Things held, by kind.", "kind", kind, use.entries)
+        self._set("cache_limit_bytes", "The most the cache may hold.", cache.limits.max_bytes)
+        self._set("cache_saved_bytes", "What sharing saves.", cache.saved_bytes)
+        free = cache.limits.disk_free_inodes
+        if free is not None:
+            self._set("cache_disk_free_inodes", "Free on the cache's disk.", free)
+        asked = cache.since_start
+        for result, runs, files, size in (
+            ("hit", asked.hit_runs, asked.hit_files, asked.hit_bytes),
+            ("miss", asked.missed_runs, asked.missed_files, asked.missed_bytes),
+        ):
+            told = "Since the daemon started."
+            self._count_to("cache_requested_runs", told, "result", result, runs)
+            self._count_to("cache_requested_files", told, "result", result, files)
+            self._count_to("cache_requested_bytes", told, "result", result, size)
+        for each in cache.evictions:
+            told = "Evicted since the cache was made."
+            self._count_to("cache_evicted_entries", told, "trigger", each.trigger, each.entries)
+            self._count_to("cache_evicted_bytes", told, "trigger", each.trigger, each.bytes)
+
     def render(self) -> bytes:
         """Prometheus text exposition, version 0.0.4."""
         return generate_latest(self._registry)
@@ -124,3 +151,24 @@ class Metrics:
             gauge = Gauge(f"executord_{name}", documentation, registry=self._registry)
             self._gauges[name] = gauge
         gauge.set(value)
+
+    def _set_by(self, name: str, documentation: str, label: str, value: str, figure: float) -> None:
+        gauge = self._gauges.get(name)
+        if gauge is None:
+            gauge = Gauge(f"executord_{name}", documentation, (label,), registry=self._registry)
+            self._gauges[name] = gauge
+        gauge.labels(value).set(figure)
+
+    def _count_to(
+        self, name: str, documentation: str, label: str, value: str, total: float
+    ) -> None:
+        """For what others count: `total` never falls."""
+        counter = self._counters.get(name)
+        if counter is None:
+            counter = prometheus.Counter(
+                f"executord_{name}", documentation, (label,), registry=self._registry
+            )
+            self._counters[name] = counter
+        told = self._told.get((name, value), 0.0)
+        counter.labels(value).inc(max(0.0, total - told))
+        self._told[name, value] = max(told, total)

@@ -32,7 +32,7 @@ def test_every_option_lands_where_the_contract_has_it(tmp_path: Path) -> None:
         env_files=[str(tmp_path / "vars")],
         secret=["TOKEN=t"],
         secret_files=[f"PASSWORD={tmp_path / 'password'}"],
-        mount=["/data:/in", "/out:/out:rw"],
+        mount=["/data:/in", "/out:/out:rw", "sha256:" + "1" * 64 + ":/sets"],
         time_limit=60.0,
         keep="succeeded, failed",
         labels=["team=growth"],
@@ -56,6 +56,7 @@ def test_every_option_lands_where_the_contract_has_it(tmp_path: Path) -> None:
         "mounts": [
             {"source": "/data", "target": "/in", "read_only": True},
             {"source": "/out", "target": "/out", "read_only": False},
+            {"revision": "sha256:" + "1" * 64, "target": "/sets"},
         ],
         "limits": {"run_seconds": 60.0},
         "results": {"keep_on": ["succeeded", "failed"]},
@@ -85,6 +86,7 @@ def test_a_variable_without_a_value_takes_the_one_it_has_here(
         (lambda: made.mounts(["/data"]), "SOURCE:TARGET"),
         (lambda: made.mounts(["/a:/b:rx"]), "SOURCE:TARGET"),
         (lambda: made.mounts([":/b"]), "SOURCE:TARGET"),
+        (lambda: made.mounts(["sha256:" + "0" * 64 + ":/b:rw"]), "REVISION:TARGET"),
         (lambda: made.keep_on("succeeded,sometimes"), "'sometimes'"),
     ],
 )

@@ -76,8 +76,8 @@ def test_an_error_message_cannot_drive_the_terminal(daemon: FakeDaemon) -> None:
 
 def test_what_is_not_there_yet_is_said_in_the_daemons_words(daemon: FakeDaemon) -> None:
     words = "This version of executord has this path, and nothing behind it."
-    daemon.fixed["POST /v1/cache/verify"] = problem(501, "not_implemented", words)
-    done = ctl("cache", "verify", socket=daemon.path)
+    daemon.fixed["POST /v1/node/resume"] = problem(501, "not_implemented", words)
+    done = ctl("resume", socket=daemon.path)
     assert done.returncode == 1
     assert words in done.stderr.decode()
 
@@ -358,6 +358,44 @@ def test_doctor_of_a_node_that_is_well_only_warns(daemon: FakeDaemon) -> None:
     done = ctl("doctor", socket=daemon.path)
     assert done.returncode == 0
     assert b"warning  live-restore" in done.stdout
+
+
+NO_OVERLAY = {
+    "chosen": "hardlink",
+    "forced": False,
+    "verdicts": [
+        {"mode": "overlay", "works": False, "why": "an overlay cannot be the upper layer"},
+        {"mode": "reflink", "works": False, "why": "blocks cannot be shared"},
+        {"mode": "hardlink", "works": True, "why": ""},
+        {"mode": "copy", "works": True, "why": ""},
+    ],
+}
+WORKSPACE_WORDS = (
+    "hardlink; not overlay: an overlay cannot be the upper layer; "
+    "not reflink: blocks cannot be shared"
+)
+
+
+def test_node_says_how_runs_get_their_directories_and_why_not_better(daemon: FakeDaemon) -> None:
+    daemon.fixed["GET /v1/node"] = (200, {**NODE, "workspaces": NO_OVERLAY})
+    shown = " ".join(ctl("node", socket=daemon.path).stdout.decode().split())
+    assert f"Workspaces: {WORKSPACE_WORDS}" in shown
+    forced = {**NO_OVERLAY, "chosen": "copy", "forced": True}
+    daemon.fixed["GET /v1/node"] = (200, {**NODE, "workspaces": forced})
+    shown = " ".join(ctl("node", socket=daemon.path).stdout.decode().split())
+    assert "copy (set by files.mode); not overlay" in shown
+    assert "not hardlink: it would work, but files.mode says otherwise" in shown
+
+
+def test_doctor_warns_where_every_runs_files_are_made_one_by_one(daemon: FakeDaemon) -> None:
+    daemon.fixed["GET /v1/node"] = (200, {**NODE, "workspaces": NO_OVERLAY})
+    done = ctl("doctor", socket=daemon.path)
+    assert done.returncode == 0
+    assert f"warning  workspaces    {WORKSPACE_WORDS}" in done.stdout.decode()
+    assert b"Put `node.state_dir` on ext4, XFS or btrfs" in done.stdout
+    well = {**NO_OVERLAY, "chosen": "overlay"}
+    daemon.fixed["GET /v1/node"] = (200, {**NODE, "workspaces": well})
+    assert b"ok       workspaces    overlay\n" in ctl("doctor", socket=daemon.path).stdout
 
 
 def test_doctor_of_a_node_without_its_store_says_how_to_mend_it(daemon: FakeDaemon) -> None:

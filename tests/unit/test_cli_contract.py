@@ -91,7 +91,7 @@ async def test_asking_commands_are_understood_by_the_real_server() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [("sync", "r-1"), ("drain", "--mode", "fast"), ("resume",), ("cache", "verify")],
+    [("drain", "--mode", "fast"), ("resume",)],
 )
 async def test_what_has_nothing_behind_it_yet_is_said_so(arguments: tuple[str, ...]) -> None:
     async with serving() as api:

@@ -7,7 +7,12 @@ from pathlib import Path
 import pytest
 
 from executord.core.reasons import FaultError, Reason
-from executord.engine.spec import container_config, dockerfile_context, overlay_volume_config
+from executord.engine.spec import (
+    bind_volume_config,
+    container_config,
+    dockerfile_context,
+    overlay_volume_config,
+)
 from executord.ports import BindMount, ContainerSpec
 
 MEBIBYTE = 1024 * 1024
@@ -137,6 +142,20 @@ def test_a_path_that_could_change_the_mount_is_refused(path: str) -> None:
 def test_a_mount_that_cannot_be_made_is_refused_beforehand(lower: list[Path]) -> None:
     with pytest.raises(FaultError) as caught:
         _options(lower)
+    assert caught.value.fault.reason is Reason.WORKSPACE_FAILED
+
+
+def test_a_whole_directory_is_bound_as_it_is() -> None:
+    config = bind_volume_config("v", directory=Path("/s/runs/r/files"), labels={"a": "b"})
+    options = {"type": "none", "device": "/s/runs/r/files", "o": "bind"}
+    assert config == {
+        "Name": "v",
+        "Driver": "local",
+        "DriverOpts": options,
+        "Labels": {"a": "b"},
+    }
+    with pytest.raises(FaultError) as caught:
+        bind_volume_config("v", directory=Path("/s,ro/files"), labels={})
     assert caught.value.fault.reason is Reason.WORKSPACE_FAILED
 
 

@@ -49,6 +49,7 @@ CALLS: dict[str, Callable[[DockerEngine], Awaitable[object]]] = {
     "create_overlay_volume": lambda e: e.create_overlay_volume(
         "v", lower=[Path("/l")], upper=Path("/u"), work=Path("/w"), labels={}
     ),
+    "create_bind_volume": lambda e: e.create_bind_volume("v", directory=Path("/d"), labels={}),
     "remove_volume": lambda e: e.remove_volume("v"),
     "list_volumes": lambda e: e.list_volumes({"a": "b"}),
     "create_container": lambda e: e.create_container(SPEC),

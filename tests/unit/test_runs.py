@@ -179,6 +179,21 @@ async def collecting(node: Node, run: Run) -> None:
     await eventually(lambda: run.id in node.consoles.collecting)
 
 
+# -- the working directory -------------------------------------------------------------------------
+
+
+async def test_a_container_that_does_not_see_the_runs_directory_is_ended_as_an_error(
+    node: Node,
+) -> None:
+    node.engine.default_program = SLEEPS_FOR_EVER
+    node.files.unmounted = Fault(Reason.WORKSPACE_FAILED, "It was started without.")
+    run = await node.submit()
+    ended = await node.ended(run.id)
+    assert (ended.state, ended.reason) == (State.ERROR, Reason.WORKSPACE_FAILED)
+    assert not node.engine.containers
+    assert not node.files.kept
+
+
 # -- the engine misbehaves -------------------------------------------------------------------------
 
 

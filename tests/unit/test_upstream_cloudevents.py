@@ -56,6 +56,7 @@ def test_an_end_tells_everything() -> None:
                     "files_sent": 2,
                     "bytes_sent": 99,
                     "way": "upper",
+                    "why": "",
                 }
             ],
         },

@@ -118,6 +118,8 @@ async def _adopt(context: RunContext, tools: Tools, facts: ContainerFacts) -> _E
     if facts.state in _ENDED:
         await tools.consoles.collect(context.run().id, facts)
         return _end_told_by(facts)
+    if facts.state == "paused":  # an earlier daemon died while it copied the run's files
+        await until_engine_answers(lambda: tools.engine.unpause_container(facts.id))
     return await _watch(context, tools, facts.id, _watcher(tools, facts.id))
 
 
@@ -172,6 +174,7 @@ def _watcher(tools: Tools, container: str) -> Callable[[], Awaitable[None]]:
 async def _began(context: RunContext, tools: Tools, facts: ContainerFacts) -> None:
     run = context.run()
     if facts.pid:
+        await tools.files.check_mounted(run.id, facts.pid)
         await tools.meters.start(run.id, facts.pid)
     await tools.consoles.collect(run.id, facts)
     container = Container(id=facts.id, started_at=facts.started_at, boot_id=_boot_of(run, tools))

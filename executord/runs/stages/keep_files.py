@@ -6,10 +6,12 @@ from executord.runs.context import RunContext, Tools
 
 
 async def keep_files(context: RunContext, tools: Tools, *, keep: bool) -> FilesKept:
-    run = context.run()
-    if not keep or run.workspace is None:
-        return FilesKept(at=tools.clock.now(), attempt=run.attempt, result=Result(head="not_kept"))
-    kept = await tools.files.keep(run, context.on_progress)
+    async with tools.syncing.of(context.run().id):  # a sync under way comes first
+        run = context.run()
+        if not keep or run.workspace is None:
+            result = Result(head="not_kept")
+            return FilesKept(at=tools.clock.now(), attempt=run.attempt, result=result)
+        kept = await tools.files.keep(run, context.on_progress)
     return FilesKept(
         at=tools.clock.now(), attempt=run.attempt, result=kept.result, costs=(kept.cost,)
     )
