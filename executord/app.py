@@ -23,18 +23,20 @@ from executord.api.services import Services
 from executord.config import Settings, service_manager
 from executord.console.archive import ConsoleArchive
 from executord.core.admission import Capacity, Ledger
-from executord.core.reasons import FaultError
+from executord.core.reasons import Fault, FaultError, Reason
 from executord.engine.docker import DockerEngine
 from executord.files.project_files import ProjectFiles
 from executord.images.provider import ImageProvider
 from executord.journal.journal import SqliteJournal
 from executord.ports import EngineFacts, JournalError
+from executord.runs.ahead import PrepareAhead
 from executord.runs.context import RunRules, Tools
 from executord.runs.describe import NodeFacts
 from executord.runs.feed import Feed
 from executord.runs.manager import RunManager
 from executord.runs.observer import Observer
 from executord.runs.orphans import remove_orphans
+from executord.runs.prefetch import Prefetching
 from executord.runs.retention import Retention
 from executord.runs.secrets import SecretFiles, runtime_directory
 from executord.state_dir import lock, make_own_store, node_key
@@ -43,6 +45,7 @@ from executord.upstream.file import FileSink
 from executord.upstream.http import HttpSink
 from executord.upstream.outbox import Outbox
 from executord.usage.metrics import Metrics
+from executord.usage.pressure import Pressure
 from executord.usage.sampler import Samplers
 
 log = structlog.get_logger(__name__)
@@ -51,6 +54,7 @@ EX_OK = 0
 EX_UNAVAILABLE = 69
 EX_IOERR = 74
 EX_TEMPFAIL = 75
+EX_CONFIG = 78
 
 _ENGINE_PATIENCE_SECONDS = 30.0
 _METRICS_SECONDS = 5.0
@@ -89,6 +93,9 @@ async def _serve(settings: Settings) -> int:
     except _EngineAwayError as error:
         _say(str(error))
         return EX_UNAVAILABLE
+    except _FilesUnusableError as error:
+        _say(str(error))
+        return error.status
     except JournalError as error:
         log.critical("journal.failed", why=str(error))
         return EX_IOERR
@@ -99,6 +106,14 @@ async def _serve(settings: Settings) -> int:
 def _say(sentence: str) -> None:
     """For whoever reads the standard error of a daemon that does not start."""
     print(f"executord: {sentence}", file=sys.stderr, flush=True)  # noqa: T201 - as above
+
+
+class _FilesUnusableError(Exception):
+    """The file cache cannot be opened; `status` is what the daemon leaves with."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.detail)
+        self.status = EX_CONFIG if fault.reason is Reason.WORKSPACE_FAILED else EX_IOERR
 
 
 class _EngineAwayError(Exception):
@@ -127,6 +142,7 @@ class _Daemon:
         self._clock = SystemClock()
         self._started_at = self._clock.now()
         self._manager: RunManager
+        self._prefetching: Prefetching
         self._notifier = Notifier(service_manager().notify_socket)
 
     async def start(self) -> "_Daemon":
@@ -140,6 +156,14 @@ class _Daemon:
         self._manager = await self._build_manager(parts, rules)
         await self._manager.take_up(unfinished)
         self._stack.push_async_callback(self._manager.leave)
+        self._prefetching = Prefetching(
+            files=parts.files,
+            images=parts.images,
+            clock=self._clock,
+            why_not=Pressure().why_not,
+            default_image=rules.default_image,
+        )
+        self._stack.push_async_callback(self._prefetching.close)
         await self._serve_api(parts)
         self._begin_background_work(parts)
         gc.collect()
@@ -183,7 +207,7 @@ class _Daemon:
             journal=journal,
             engine=engine,
             facts=facts,
-            files=await self._open_files(journal, engine),
+            files=await self._open_files(journal, engine, facts),
             images=self._images(journal, engine),
             consoles=await self._open_consoles(journal),
             meters=await self._open_meters(journal, facts),
@@ -207,7 +231,9 @@ class _Daemon:
             self._notifier.status("waiting for the engine")
             await asyncio.sleep(1)
 
-    async def _open_files(self, journal: SqliteJournal, engine: DockerEngine) -> ProjectFiles:
+    async def _open_files(
+        self, journal: SqliteJournal, engine: DockerEngine, facts: EngineFacts
+    ) -> ProjectFiles:
         settings = self._settings
         files = ProjectFiles(
             state_dir=settings.node.state_dir,
@@ -220,9 +246,21 @@ class _Daemon:
             low_watermark=settings.files.low_watermark,
             high_watermark=settings.files.high_watermark,
             min_free_bytes=settings.files.min_free_bytes,
+            max_inodes=settings.files.max_inodes,
+            min_free_inodes=settings.files.min_free_inodes,
+            store_patience_seconds=settings.files.store_patience_seconds,
+            mode=settings.files.mode,
+            writable=settings.files.writable,
+            engine_is_rootless=facts.rootless,
+            verify=settings.files.verify,
+            scrub_bytes_per_second=settings.files.scrub_per_second_bytes,
         )
         await asyncio.to_thread(make_own_store, settings.node.state_dir, settings.store.url)
-        await files.open()
+        try:
+            await files.open()
+        except FaultError as error:
+            await files.close()
+            raise _FilesUnusableError(error.fault) from error
         self._stack.push_async_callback(files.close)
         return files
 
@@ -292,6 +330,7 @@ class _Daemon:
             default_image=runs.default_image,
             max_queue=runs.max_queue,
             allowed_mounts=runs.allowed_mounts,
+            private_paths=_private_paths(self._settings),
             boot_id=_boot_id(),
         )
 
@@ -315,6 +354,7 @@ class _Daemon:
             started_at=self._started_at,
             store_url=settings.store.url,
             engine=parts.facts,
+            workspaces=parts.files.workspace_modes,
         )
         observer = Observer(
             journal=parts.journal,
@@ -350,6 +390,7 @@ class _Daemon:
                 images=parts.images,
                 meters=parts.meters,
                 metrics=parts.metrics,
+                prefetching=self._prefetching,
                 stop_grace_seconds=settings.runs.stop_grace_seconds,
             ),
             access=AccessRules(
@@ -373,12 +414,23 @@ class _Daemon:
             journal=parts.journal,
             consoles=parts.consoles,
             clock=self._clock,
+            files=parts.files,
             runs_days=settings.retention.runs_days,
             events_days=settings.retention.events_days,
         )
         self._own(retention.run(), "retention")
         self._own(self._watch_journal(parts.journal), "journal-watch")
         self._own(self._refresh_metrics(parts), "metrics")
+        if settings.runs.prepare_ahead:
+            ahead = PrepareAhead(
+                files=parts.files,
+                images=parts.images,
+                queue=self._manager,
+                most=settings.runs.prepare_ahead,
+                why_not=Pressure().why_not,
+            )
+            self._manager.watch_queue(ahead)
+            self._own(ahead.run(), "prepare-ahead")
         if parts.outbox is not None:
             parts.journal.subscribe(parts.outbox.wake)
             self._own(parts.outbox.run(), "outbox")
@@ -411,6 +463,10 @@ class _Daemon:
             parts.metrics.set_live(counts)
             parts.metrics.set_outbox(await parts.journal.outbox_state())
             parts.metrics.set_host(await parts.meters.host())
+            with suppress(FaultError):  # a disk that is away is told by what needs it
+                report = (await parts.files.stats()).report
+                if report is not None:
+                    parts.metrics.set_cache(report)
             await asyncio.sleep(_METRICS_SECONDS)
 
     async def _feed_watchdog(self, seconds: float) -> None:
@@ -430,6 +486,15 @@ def _host() -> Capacity:
     gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
     memory_bytes = psutil.virtual_memory().total
     return Capacity(cpus=os.cpu_count() or 1, memory_bytes=memory_bytes, gpus=gpus)
+
+
+def _private_paths(settings: Settings) -> tuple[Path, ...]:
+    """What no run may ever see a part of."""
+    paths = [settings.node.state_dir, settings.api.socket]
+    for url, scheme in ((settings.engine.url, "unix://"), (settings.store.url, "file://")):
+        if url.startswith(scheme):
+            paths.append(Path(url.removeprefix(scheme)))
+    return tuple(paths)
 
 
 def _boot_id() -> str:

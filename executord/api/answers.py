@@ -3,7 +3,7 @@
 The types are what OpenAPI is made from; `executord.api.shown` fills them.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -12,6 +12,7 @@ from executord.core.cloudevents import CloudEvent
 from executord.core.reasons import Reason, Side
 from executord.core.run import (
     ChangeKind,
+    Head,
     KeepOn,
     PullPolicy,
     Results,
@@ -45,7 +46,10 @@ class EnvironmentAnswer(Answer):
 
 
 class MountAnswer(Answer):
-    source: str
+    """Of the node (`source`), or a revision's files; the other one of both is null."""
+
+    source: str | None
+    revision: str | None
     target: str
     read_only: bool
 
@@ -97,10 +101,11 @@ class CostAnswer(Answer):
     files_sent: int
     bytes_sent: int
     way: str
+    why: str
 
 
 class ProgressAnswer(Answer):
-    """How far a stage has come. Totals are 0 while unknown."""
+    """How far a stage has come. Totals are 0 while unknown; rate and time left are null."""
 
     what: str
     files_done: int
@@ -110,6 +115,8 @@ class ProgressAnswer(Answer):
     step: int
     steps: int
     detail: str
+    bytes_per_second: float | None
+    seconds_left: float | None
 
 
 class TransitionAnswer(Answer):
@@ -129,13 +136,40 @@ class ResultAnswer(Answer):
     """What a run left behind; `diagnostics` is the content of its `dominostats.json`."""
 
     revision: str | None
-    head: Literal["moved", "conflict", "unchanged", "not_kept"]
+    head: Head
     added: int
     changed: int
     deleted: int
     bytes_sent: int
     skipped: list[str]
     diagnostics: msgspec.Raw | None
+    head_revision: Annotated[
+        str | None, Meta(description="The merge that took the revision into the head.")
+    ]
+    conflicts: Annotated[
+        list[str], Meta(description="The first paths that both sides changed.", max_length=20)
+    ]
+    conflict_count: int
+
+
+class SyncedAnswer(Answer):
+    """Files that were stored while the run went on; `way` is how they were copied."""
+
+    at: Time
+    paused_seconds: float
+    way: str
+    result: ResultAnswer
+
+
+class SyncAnswer(Answer):
+    """What a sync came to. `mid_run`: the run goes on; it stood still for `paused_seconds`."""
+
+    run_id: str
+    at: Time
+    mid_run: bool
+    paused_seconds: float
+    way: str
+    result: ResultAnswer
 
 
 class StopAnswer(Answer):
@@ -181,6 +215,13 @@ class RunAnswer(Answer):
     queue_position: Annotated[int | None, Meta(description="0 is next.")]
     image: ImageAnswer | None
     labels: dict[str, str]
+    syncs: Annotated[
+        list[SyncedAnswer], Meta(description="The last times its files were stored meanwhile.")
+    ]
+    sync_count: int
+    keeps_workspace: Annotated[
+        bool, Meta(description="It has ended, and what it changed is on this node alone.")
+    ]
     timeline: list[TransitionAnswer] | UnsetType = UNSET
 
 
@@ -259,7 +300,10 @@ class ChangeAnswer(Answer):
 
 
 class ChangesAnswer(Answer):
+    """`keeps_workspace`: the run has ended, and these are on this node alone."""
+
     run_id: str
+    keeps_workspace: bool
     changes: list[ChangeAnswer]
 
 

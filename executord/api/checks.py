@@ -14,6 +14,7 @@ from executord.api.problems import ProblemError
 from executord.core.refusals import Refusal
 from executord.core.run import Environment, Mount
 from executord.runs.drafts import AssignmentDraft
+from executord.runs.prefetch import PrefetchWanted
 
 T = TypeVar("T", bound=wire.Request)
 
@@ -187,6 +188,25 @@ def draft_of(wanted: wire.RunWanted) -> AssignmentDraft:
     )
 
 
+def prefetch_of(wanted: wire.PrefetchWanted) -> PrefetchWanted:
+    """ProblemError invalid_field."""
+    if not wanted.revisions and not wanted.images:
+        raise invalid("/revisions", "and `images` are both empty: name what is to be fetched.")
+    name = _matches(wire.NAME_PATTERN, "a letter or `_`, then letters, digits and `_`, at most 255")
+    for index, image in enumerate(wanted.images):
+        _check_text(f"/images/{index}/dockerfile", image.dockerfile, most=64 * 1024)
+        _check_map(f"/images/{index}/build_args", image.build_args, name)
+    return PrefetchWanted(
+        revisions=tuple(wanted.revisions),
+        environments=tuple(
+            Environment(
+                image=image.image or "", dockerfile=image.dockerfile, build_args=image.build_args
+            )
+            for image in wanted.images
+        ),
+    )
+
+
 def _check_command(command: Sequence[str]) -> None:
     if not command[0]:
         raise invalid("/command/0", "is empty; the first word names the program.")
@@ -236,14 +256,40 @@ def _project(project: str) -> str:
 def _mounts(wanted: Sequence[wire.MountWanted]) -> tuple[Mount, ...]:
     mounts: list[Mount] = []
     for index, mount in enumerate(wanted):
-        source = _path(f"/mounts/{index}/source", mount.source)
+        source = _source(f"/mounts/{index}", mount)
         target = _path(f"/mounts/{index}/target", mount.target)
         if target == "/":
             raise invalid(f"/mounts/{index}/target", "may not be the container's root.")
         if any(target == other.target for other in mounts):
             raise invalid(f"/mounts/{index}/target", f"is mounted twice: {target}.")
-        mounts.append(Mount(source=source, target=target, read_only=mount.read_only))
+        for other in mounts:
+            if target.startswith(f"{other.target}/") or other.target.startswith(f"{target}/"):
+                raise invalid(
+                    f"/mounts/{index}/target",
+                    f"and {other.target} lie within each other; mount them side by side.",
+                )
+        mounts.append(
+            Mount(
+                source=source,
+                target=target,
+                read_only=mount.read_only,
+                revision=mount.revision or "",
+            )
+        )
     return tuple(mounts)
+
+
+def _source(pointer: str, mount: wire.MountWanted) -> str:
+    """The host's path; none for a revision."""
+    if (mount.source is None) == (mount.revision is None):
+        raise invalid(pointer, "has to name either a `source` or a `revision`.")
+    if mount.source is not None:
+        return _path(f"{pointer}/source", mount.source)
+    if not mount.read_only:
+        raise invalid(
+            f"{pointer}/read_only", "has to be true: a revision never changes; mount it read-only."
+        )
+    return ""
 
 
 def _path(pointer: str, path: str) -> str:

@@ -2,7 +2,7 @@
 
 from typing import NoReturn
 
-from executord.api import answers_node, shown
+from executord.api import answers_cache, answers_node, shown, shown_cache
 from executord.api.calls import Call, Reply
 from executord.api.problems import NOT_READY, ProblemError
 from executord.api.wire import EntriesQuery, NoQuery, PruneWanted
@@ -37,13 +37,20 @@ async def show_stats(call: Call[NoQuery, None]) -> Reply:
 
 async def show_cache(call: Call[NoQuery, None]) -> Reply:
     files = await call.services.files.stats()
+    report = files.report
     images = await call.services.images.entries()
     return Reply(
         body=answers_node.CacheAnswer(
-            files=shown.files_stats(files),
+            files=shown.files_stats(
+                files,
+                shown_cache.cache_report(report, with_names=call.sees_all_runs)
+                if report is not None
+                else None,
+            ),
             images=answers_node.ImageCacheAnswer(
                 images=len(images), own_bytes=sum(image.own_bytes for image in images)
             ),
+            prefetches=[shown.prefetch(job) for job in call.services.prefetching.jobs()],
         )
     )
 
@@ -57,6 +64,11 @@ async def show_trees(call: Call[EntriesQuery, None]) -> Reply:
             total=len(entries),
         )
     )
+
+
+async def show_trace(call: Call[NoQuery, None]) -> Reply:
+    uses = await call.services.files.trace()
+    return Reply(body=answers_cache.TraceAnswer(uses=[shown_cache.trace_use(use) for use in uses]))
 
 
 async def show_images(call: Call[EntriesQuery, None]) -> Reply:

@@ -88,7 +88,9 @@ async def show_changes(call: Call[NoQuery, None]) -> Reply:
     changes = await manager.changes_of(run.id)
     return Reply(
         body=answers.ChangesAnswer(
-            run_id=run.id, changes=[shown.change(change) for change in changes]
+            run_id=run.id,
+            keeps_workspace=run.keeps_workspace,
+            changes=[shown.change(change) for change in changes],
         )
     )
 

@@ -6,8 +6,20 @@ from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
 from executord.api import answers as a
+from executord.api import answers_cache as c
 from executord.api import answers_node as n
-from executord.api import handlers_follow, handlers_node, handlers_runs, openapi, shown, wire
+from executord.api import answers_verify as v
+from executord.api import (
+    handlers_follow,
+    handlers_node,
+    handlers_prefetch,
+    handlers_runs,
+    handlers_sync,
+    handlers_verify,
+    openapi,
+    shown,
+    wire,
+)
 from executord.api.access import Access
 from executord.api.calls import Call, Follow, Reply
 from executord.core.cloudevents import CloudEvent
@@ -147,8 +159,16 @@ TABLE: tuple[Route, ...] = (
         handler=handlers_runs.show_changes,
         answers={200: a.ChangesAnswer},
     ),
-    _later(
-        "/v1/runs/{id}/sync", "syncRun", "Copy changed files back now", access=Access.CONTROL_RUNS
+    Route(
+        method="POST",
+        path="/v1/runs/{id}/sync",
+        name="syncRun",
+        summary="Store changed files now: of a run that goes on, or of one whose end could not",
+        access=Access.CONTROL_RUNS,
+        handler=handlers_sync.sync_run,
+        body=wire.SyncWanted,
+        answers={200: a.SyncAnswer},
+        refusals=(Refusal.NOTHING_TO_SYNC, Refusal.SHUTTING_DOWN, Refusal.DISK_FULL),
     ),
     Route(
         method="GET",
@@ -182,6 +202,15 @@ TABLE: tuple[Route, ...] = (
     ),
     Route(
         method="GET",
+        path="/v1/cache/trace",
+        name="readTrace",
+        summary="What runs asked the file cache for, as far as it is recorded",
+        access=Access.READ_CACHE,
+        handler=handlers_node.show_trace,
+        answers={200: c.TraceAnswer},
+    ),
+    Route(
+        method="GET",
         path="/v1/cache/images",
         name="listImages",
         summary="Environment images on the node, last used first",
@@ -200,8 +229,38 @@ TABLE: tuple[Route, ...] = (
         body=wire.PruneWanted,
         answers={200: n.PruneAnswer},
     ),
-    _later("/v1/cache/verify", "verifyCache", "Check every blob against its digest"),
-    _later("/v1/cache/prefetch", "prefetch", "Make revisions and images ready beforehand"),
+    Route(
+        method="POST",
+        path="/v1/cache/verify",
+        name="verifyCache",
+        summary="Check all that the file cache holds against its digests, and mend it if asked",
+        access=Access.OPERATE,
+        handler=handlers_verify.verify,
+        query=wire.VerifyQuery,
+        body=wire.VerifyWanted,
+        answers={200: v.VerifyAnswer},
+        items=(v.VerifyProgress, v.VerifyAnswer),
+    ),
+    Route(
+        method="POST",
+        path="/v1/cache/prefetch",
+        name="prefetch",
+        summary="Make revisions and images ready beforehand: 200 where all is here, else 202",
+        access=Access.OPERATE,
+        handler=handlers_prefetch.prefetch,
+        body=wire.PrefetchWanted,
+        answers={200: n.PrefetchAnswer, 202: n.PrefetchAnswer},
+        refusals=(Refusal.IMAGE_REQUIRED, Refusal.QUEUE_FULL, Refusal.SHUTTING_DOWN),
+    ),
+    Route(
+        method="GET",
+        path="/v1/cache/prefetch",
+        name="showPrefetches",
+        summary="What is being made ready beforehand, and what became of the last ones",
+        access=Access.READ_CACHE,
+        handler=handlers_prefetch.show_prefetches,
+        answers={200: n.PrefetchesAnswer},
+    ),
     Route(
         method="GET",
         path="/v1/stats",

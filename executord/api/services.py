@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from executord.core.cache_trace import Use
 from executord.core.run import Run, StopOrder, Transition, UsageSummary
 from executord.ports import (
     CacheEntry,
@@ -21,9 +22,12 @@ from executord.ports import (
     RunPage,
     Stream,
     UsageSample,
+    VerifyReport,
 )
 from executord.runs.drafts import AssignmentDraft, Submitted
 from executord.runs.node import NodeState
+from executord.runs.prefetch import PrefetchJob, PrefetchWanted
+from executord.runs.sync import SyncReport
 
 
 class RunManager(Protocol):
@@ -35,6 +39,10 @@ class RunManager(Protocol):
 
     async def stop(self, run_id: str, order: StopOrder) -> Run:
         """Durable when it returns; repeating it changes nothing. UNKNOWN_RUN, RUN_OVER."""
+        ...
+
+    async def sync(self, run_id: str, *, discard: bool = False) -> SyncReport:
+        """Stored when it returns. UNKNOWN_RUN, NOTHING_TO_SYNC, SHUTTING_DOWN."""
         ...
 
     async def run(self, run_id: str) -> Run:
@@ -85,10 +93,27 @@ class FileCache(Protocol):
     async def stats(self) -> FilesStats: ...
     async def entries(self) -> Sequence[CacheEntry]: ...
     async def prune(self, *, dry_run: bool) -> PruneReport: ...
+    async def trace(self) -> Sequence[Use]:
+        """What runs asked the cache for, the oldest first."""
+        ...
+
+    def verify(self, *, repair: bool) -> AsyncIterator[Progress | VerifyReport]:
+        """The report comes last; closing it before is giving up."""
+        ...
 
 
 class ImageCache(Protocol):
     async def entries(self) -> Sequence[ImageEntry]: ...
+
+
+class Prefetching(Protocol):
+    async def prefetch(self, wanted: PrefetchWanted) -> PrefetchJob:
+        """Begun, or ended where all of it is here. QUEUE_FULL, IMAGE_REQUIRED, SHUTTING_DOWN."""
+        ...
+
+    def jobs(self) -> Sequence[PrefetchJob]:
+        """Newest first: those under way, and the last ones that ended."""
+        ...
 
 
 class Meter(Protocol):
@@ -112,4 +137,5 @@ class Services:
     images: ImageCache
     meters: Meter
     metrics: Metrics
+    prefetching: Prefetching
     stop_grace_seconds: float = 10.0

@@ -12,6 +12,7 @@ from msgspec import UNSET
 
 from executord.api import answers as a
 from executord.api import answers_node as n
+from executord.api.answers_cache import CacheReportAnswer
 from executord.core.cloudevents import rfc3339
 from executord.core.run import (
     Assignment,
@@ -20,6 +21,7 @@ from executord.core.run import (
     Run,
     StageCost,
     StopOrder,
+    Sync,
     Transition,
     UsageSummary,
 )
@@ -36,6 +38,7 @@ from executord.ports import (
     UsageSample,
 )
 from executord.runs.node import NodeState
+from executord.runs.prefetch import PrefetchJob
 
 _SIGNAL_BASE = 128
 _MOST_VICTIMS = 1000
@@ -101,7 +104,7 @@ def run(
         evidence=_evidence(shown),
         exit_code=shown.evidence.exit_code if shown.evidence else None,
         stop=_stop(shown.stop) if shown.stop else None,
-        result=_result(shown.result) if shown.result else None,
+        result=result(shown.result) if shown.result else None,
         costs=[_cost(cost) for cost in shown.costs],
         usage=usage,
         progress={stage: _progress(seen) for stage, seen in progress.items()},
@@ -112,6 +115,9 @@ def run(
             else None
         ),
         labels=dict(assignment.labels),
+        syncs=[_synced(sync) for sync in shown.syncs],
+        sync_count=shown.sync_count,
+        keeps_workspace=shown.keeps_workspace,
         timeline=UNSET if timeline is None else [_transition(seen) for seen in timeline],
     )
 
@@ -135,7 +141,12 @@ def _assignment(asked: Assignment) -> a.AssignmentAnswer:
         env=dict(asked.env),
         secret_names=list(asked.secret_names),
         mounts=[
-            a.MountAnswer(source=mount.source, target=mount.target, read_only=mount.read_only)
+            a.MountAnswer(
+                source=mount.source or None,
+                revision=mount.revision or None,
+                target=mount.target,
+                read_only=mount.read_only,
+            )
             for mount in asked.mounts
         ],
         limits=a.LimitsAnswer(run_seconds=asked.run_seconds),
@@ -173,16 +184,28 @@ def _stop(order: StopOrder) -> a.StopAnswer:
     )
 
 
-def _result(result: Result) -> a.ResultAnswer:
+def _synced(sync: Sync) -> a.SyncedAnswer:
+    return a.SyncedAnswer(
+        at=rfc3339(sync.at),
+        paused_seconds=sync.paused_seconds,
+        way=sync.way,
+        result=result(sync.result),
+    )
+
+
+def result(left: Result) -> a.ResultAnswer:
     return a.ResultAnswer(
-        revision=result.revision or None,
-        head=result.head,
-        added=result.added,
-        changed=result.changed,
-        deleted=result.deleted,
-        bytes_sent=result.bytes_sent,
-        skipped=list(result.skipped),
-        diagnostics=_foreign_json(result.diagnostics),
+        revision=left.revision or None,
+        head=left.head,
+        added=left.added,
+        changed=left.changed,
+        deleted=left.deleted,
+        bytes_sent=left.bytes_sent,
+        skipped=list(left.skipped),
+        diagnostics=_foreign_json(left.diagnostics),
+        head_revision=left.head_revision or None,
+        conflicts=list(left.conflicts),
+        conflict_count=left.conflict_count,
     )
 
 
@@ -207,6 +230,7 @@ def _cost(cost: StageCost) -> a.CostAnswer:
         files_sent=cost.files_sent,
         bytes_sent=cost.bytes_sent,
         way=cost.way,
+        why=cost.why,
     )
 
 
@@ -220,6 +244,8 @@ def _progress(seen: Progress) -> a.ProgressAnswer:
         step=seen.step,
         steps=seen.steps,
         detail=seen.detail,
+        bytes_per_second=seen.bytes_per_second,
+        seconds_left=seen.seconds_left,
     )
 
 
@@ -290,6 +316,13 @@ def cache_entry(entry: CacheEntry) -> n.CacheEntryAnswer:
         files=entry.files,
         last_used=rfc3339(entry.last_used),
         pinned_by=list(entry.pinned_by),
+        own_inodes=entry.own_inodes,
+        base=entry.base,
+        depth=entry.depth,
+        uses=round(entry.uses, 3),
+        cost_seconds=entry.cost_seconds,
+        state=entry.state,
+        why=entry.why,
     )
 
 
@@ -307,16 +340,40 @@ def image_entry(entry: ImageEntry) -> n.ImageEntryAnswer:
     )
 
 
+def prefetch(job: PrefetchJob) -> n.PrefetchAnswer:
+    return n.PrefetchAnswer(
+        id=job.id,
+        state=job.state,
+        asked_at=rfc3339(job.asked_at),
+        ended_at=_time(job.ended_at),
+        held_until=_time(job.held_until),
+        items=[
+            n.PrefetchItemAnswer(
+                kind=item.kind,
+                name=item.name,
+                state=item.state,
+                way=item.way,
+                detail=item.detail,
+                reason=item.reason,
+                progress=_progress(item.progress) if item.progress else None,
+            )
+            for item in job.items
+        ],
+    )
+
+
 def prune_report(report: PruneReport) -> n.PruneAnswer:
     return n.PruneAnswer(
         dry_run=report.dry_run,
         freed_bytes=report.freed_bytes,
+        freed_inodes=report.freed_inodes,
+        coming_bytes=report.coming_bytes,
         victims=[cache_entry(entry) for entry in report.victims[:_MOST_VICTIMS]],
         victims_total=len(report.victims),
     )
 
 
-def files_stats(stats: FilesStats) -> n.FileCacheAnswer:
+def files_stats(stats: FilesStats, report: CacheReportAnswer | None) -> n.FileCacheAnswer:
     return n.FileCacheAnswer(
         blobs=stats.blobs,
         blob_bytes=stats.blob_bytes,
@@ -329,6 +386,10 @@ def files_stats(stats: FilesStats) -> n.FileCacheAnswer:
         evicted_bytes=stats.evicted_bytes,
         max_bytes=stats.max_bytes,
         disk_free_bytes=stats.disk_free_bytes,
+        damaged=stats.damaged,
+        mended=stats.mended,
+        quarantine_bytes=stats.quarantine_bytes,
+        report=report,
     )
 
 
@@ -357,4 +418,5 @@ def node(state: NodeState) -> n.NodeAnswer:
         store_url=state.store_url,
         working_dir=state.working_dir,
         engine=state.engine,
+        workspaces=state.workspaces,
     )

@@ -73,8 +73,11 @@ class EnvironmentWanted(Request, frozen=True):
 
 
 class MountWanted(Request, frozen=True):
-    source: HostPath
+    """Of the node (`source`), or a revision's files (`revision`, always read-only)."""
+
     target: HostPath
+    source: HostPath | None = None
+    revision: RevisionDigest | None = None
     read_only: bool = True
 
 
@@ -118,8 +121,35 @@ class StopWanted(Request, frozen=True):
     reason: Annotated[str, Meta(pattern=_LINE_PATTERN, max_length=1024)] = ""
 
 
+class SyncWanted(Request, frozen=True):
+    """`discard` gives up, for good, what an ended run could not store."""
+
+    discard: bool = False
+
+
 class PruneWanted(Request, frozen=True):
     dry_run: bool = False
+
+
+class VerifyWanted(Request, frozen=True):
+    """With `repair` what is bad is put aside and fetched again."""
+
+    repair: bool = False
+
+
+class ImagePrefetchWanted(Request, frozen=True):
+    """An environment as a run would ask for it; what is here already is not asked for anew."""
+
+    image: ImageName | None = None
+    dockerfile: Annotated[str, Meta(max_length=64 * 1024)] = ""
+    build_args: BuildArgs = {}
+
+
+class PrefetchWanted(Request, frozen=True):
+    """Revisions whose files, and environments whose images, runs will need soon."""
+
+    revisions: Annotated[list[RevisionDigest], Meta(max_length=64)] = []
+    images: Annotated[list[ImagePrefetchWanted], Meta(max_length=16)] = []
 
 
 class Anything(msgspec.Struct, frozen=True):
@@ -139,6 +169,12 @@ Offset = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 class NoQuery(Request, frozen=True):
     pass
+
+
+class VerifyQuery(Request, frozen=True):
+    """With `follow` the check shows how far it is, and is given up when its reader leaves."""
+
+    follow: bool = False
 
 
 class RunsQuery(Request, frozen=True):

@@ -15,6 +15,7 @@ from typing import Any
 from executord.cli.errors import UsageProblemError
 
 _REVISION = re.compile(r"sha256:[0-9a-f]{64}")
+_DATASET = re.compile(r"(sha256:[0-9a-f]{64}):([^:]+)(?::ro)?")
 _ID_BYTES = 6
 
 
@@ -90,13 +91,16 @@ def secrets(given: Iterable[str], files: Iterable[str]) -> dict[str, str]:
 
 
 def mounts(given: Iterable[str]) -> list[dict[str, Any]]:
-    """`SRC:DST`, read-only unless it ends in `:rw`."""
-    found = []
+    """`SRC:DST`, read-only unless it ends in `:rw`, or `REV:DST`, which always is."""
+    found: list[dict[str, Any]] = []
     for word in given:
+        if match := _DATASET.fullmatch(word):
+            found.append({"revision": match[1], "target": match[2]})
+            continue
         parts = word.split(":")
         if not 2 <= len(parts) <= 3 or not all(parts) or parts[2:] not in ([], ["ro"], ["rw"]):
             raise UsageProblemError(
-                f"--mount takes SOURCE:TARGET or SOURCE:TARGET:rw, not {word!r}."
+                f"--mount takes SOURCE:TARGET, SOURCE:TARGET:rw or REVISION:TARGET, not {word!r}."
             )
         found.append({"source": parts[0], "target": parts[1], "read_only": parts[2:] != ["rw"]})
     return found

@@ -59,15 +59,26 @@ class Client:
         return self._call("POST", path, query=query, body=body, deadline_seconds=deadline_seconds)
 
     def stream(
-        self, path: str, *, quiet_seconds: float = 60.0, **query: QueryValue
+        self,
+        path: str,
+        *,
+        body: Mapping[str, Any] | None = None,
+        quiet_seconds: float = 60.0,
+        **query: QueryValue,
     ) -> Iterator[JsonObject]:
-        """The objects of an NDJSON stream as they come; ends where the daemon ends it.
+        """The objects of an NDJSON stream as they come; ends where the daemon ends it. With a
+        `body` it is asked for by POST.
 
         Raises QuietError after `quiet_seconds` without a byte, ConnectionLostError when the stream
         breaks off.
         """
         headers = {"Accept": "application/x-ndjson"}
-        with self._asked("GET", _target(path, query), headers, None, self.deadline_seconds) as got:
+        method, content = "GET", None
+        if body is not None:
+            method, content = "POST", json.dumps(body).encode()
+            headers["Content-Type"] = "application/json"
+        target = _target(path, query)
+        with self._asked(method, target, headers, content, self.deadline_seconds) as got:
             connection, response = got
             if connection.sock is not None:
                 connection.sock.settimeout(quiet_seconds)

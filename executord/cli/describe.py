@@ -11,6 +11,8 @@ from executord.cli.resume import is_terminal
 from executord.cli.terminal import safe
 from executord.cli.units import duration, plural, short_digest, size, unix_time
 
+_NAMED_CONFLICTS = 3
+
 SIDES = {
     "user": "the run's own (its code, image or limits)",
     "platform": "the platform's (node, engine, store)",
@@ -66,9 +68,20 @@ def progress_words(stage: JsonObject) -> str:
         words.append(f"{stage.get('files_done', 0):,} of {plural(stage['files_total'], 'file')}")
     if stage.get("bytes_total"):
         words.append(f"{size(stage.get('bytes_done', 0))} of {size(stage['bytes_total'])}")
+    words += pace_words(stage)
     if stage.get("detail"):
         words.append(str(stage["detail"]))
     return ", ".join(words)
+
+
+def pace_words(stage: JsonObject) -> list[str]:
+    """How quickly it goes, and how long it will take: ["12 MiB/s", "40.0 s left"]."""
+    words = []
+    if stage.get("bytes_per_second"):
+        words.append(f"{size(stage['bytes_per_second'])}/s")
+    if stage.get("seconds_left") is not None:
+        words.append(f"{duration(float(stage['seconds_left']))} left")
+    return words
 
 
 def cost_words(cost: JsonObject) -> str:
@@ -120,14 +133,27 @@ def _head_words(result: JsonObject, revision: str) -> str:
     head = result.get("head")
     if head == "moved":
         return ", now the project's head"
+    if head == "merged":
+        merged = short_digest(str(result.get("head_revision") or ""))
+        return f", merged with what others stored meanwhile: the project's head is now {merged}"
     if head == "conflict":
         return (
-            "; somebody else moved the project's head meanwhile, so it was left alone: "
-            f"`executorctl pull {revision} DIR` fetches this run's files"
+            f"; somebody else moved the project's head meanwhile{_conflict_words(result)}, so it "
+            f"was left alone: `executorctl pull {revision} DIR` fetches this run's files"
         )
     if head == "not_kept" and not revision and _changed(result):
         return "; not kept"
     return ""
+
+
+def _conflict_words(result: JsonObject) -> str:
+    """The end of a sentence, as in "… and changed a, b and 3 more paths too"; may be empty."""
+    paths = [str(path) for path in result.get("conflicts") or ()][:_NAMED_CONFLICTS]
+    if not paths:
+        return ""
+    more = int(result.get("conflict_count") or 0) - len(paths)
+    named = ", ".join(paths) + (f" and {plural(more, 'more path')}" if more > 0 else "")
+    return f" and changed {named} too"
 
 
 def _changed(result: JsonObject) -> bool:

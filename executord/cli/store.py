@@ -17,6 +17,7 @@ import click
 from executord.cli.console import can_draw
 from executord.cli.errors import CliError, UsageProblemError
 from executord.cli.session import Session
+from executord.cli.terminal import safe
 from executord.cli.units import duration, plural, short_digest, size
 from executord.cli.views import Bars
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from executord.ports import FileChange, OnProgress, Progress
 
 _MOST_SKIPPED = 10
+_MOST_CONFLICTS = 5
 _DRAW_INTERVAL_SECONDS = 0.1
 
 store_option = click.option(
@@ -99,12 +101,25 @@ def _tell_pushed(session: Session, pushed: "Pushed", project: str, seconds: floa
     if pushed.head == "conflict":
         session.output.warn(
             f"Somebody else moved the head of {project} meanwhile: the revision is stored, but the "
-            "project does not point to it."
+            f"project does not point to it.{_named(pushed.conflicts, pushed.conflict_count)}"
+        )
+    elif pushed.head == "merged":
+        session.output.note(
+            f"Somebody else moved the head of {project} meanwhile: both sides are merged in "
+            f"{short_digest(pushed.head_revision)}. This directory has only its own side."
         )
     for line in pushed.skipped[:_MOST_SKIPPED]:
         session.output.warn(f"Left out: {line}")
     if len(pushed.skipped) > _MOST_SKIPPED:
         session.output.warn(f"Left out: {len(pushed.skipped) - _MOST_SKIPPED:,} more.")
+
+
+def _named(conflicts: "Sequence[str]", count: int) -> str:
+    if not conflicts:
+        return ""
+    named = ", ".join(safe(path) for path in conflicts[:_MOST_CONFLICTS])
+    more = f" and {count - _MOST_CONFLICTS:,} more" if count > _MOST_CONFLICTS else ""
+    return f" Changed on both sides: {named}{more}."
 
 
 def pull(session: Session, revision: str, directory: Path, *, store: str | None) -> "Pulled":
@@ -124,9 +139,10 @@ def diff(session: Session, old: str, new: str, *, store: str | None) -> "Sequenc
 
 
 def _opened(url: str) -> "Store":
+    from executord.files.client.statcache import default_home  # noqa: PLC0415 - slow to import
     from executord.files.store.store import Store  # noqa: PLC0415 - slow to import
 
-    return Store.open(url, {})
+    return Store.open(url, {}, packs_home=default_home() / "packs-v1")
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from executord.cli.describe import (
     end_lines,
     entered_state,
     exit_code_of,
+    pace_words,
     path_of,
     total_seconds,
 )
@@ -202,6 +203,7 @@ def _amounts(stage: JsonObject, seconds: float) -> str:
         words.append(f"{size(stage.get('bytes_done', 0))} of {size(stage['bytes_total'])}")
     elif stage.get("bytes_done"):
         words.append(size(stage["bytes_done"]))
+    words += pace_words(stage)
     if stage.get("detail"):
         words.append(str(stage["detail"])[:60])
     return ", ".join(words)

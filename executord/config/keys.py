@@ -57,6 +57,13 @@ SECTIONS: Mapping[str, tuple[Key, ...]] = {
             "high_watermark", 0.9, v.number(least=0, most=1, unit="shares of max_size", above=True)
         ),
         Key("min_free", "5GiB", v.size(), "min_free_bytes"),
+        Key("max_inodes", 0, v.whole(least=0, most=1 << 40, unit="inodes")),
+        Key("min_free_inodes", 20_000, v.whole(least=0, most=1 << 40, unit="inodes")),
+        Key("verify", "first_use", v.one_of("first_use", "background")),
+        Key("scrub_bytes_per_second", "64MiB", v.size(), "scrub_per_second_bytes"),
+        Key("mode", "auto", v.one_of("auto", "overlay", "reflink", "hardlink", "copy")),
+        Key("writable", [], v.patterns),
+        Key("store_patience_seconds", 300.0, v.number(least=0, most=86_400, unit="seconds")),
     ),
     "images": (
         Key("max_size", "50GiB", v.size(least="1MiB"), "max_size_bytes"),
@@ -75,6 +82,7 @@ SECTIONS: Mapping[str, tuple[Key, ...]] = {
         Key("console_limit", "64MiB", v.size(least="64KiB"), "console_limit_bytes"),
         Key("allowed_mounts", [], paths.allowed_mounts),
         Key("pids_limit", 1024, v.whole(least=16, most=4_194_304, unit="processes")),
+        Key("prepare_ahead", 2, v.whole(least=0, most=64, unit="runs")),
     ),
     "usage": (Key("interval_seconds", 1.0, v.number(least=0.1, most=3600, unit="seconds")),),
     "upstream": (

@@ -58,12 +58,19 @@ class Store:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Files:
-    """Watermarks are shares of `max_size_bytes`: evict from `high` down to `low`."""
+    """Watermarks are shares of the most: evict from `high` down to `low`. 0 inodes: no limit."""
 
     max_size_bytes: int
     low_watermark: float
     high_watermark: float
     min_free_bytes: int
+    max_inodes: int
+    min_free_inodes: int
+    verify: Literal["first_use", "background"]
+    scrub_per_second_bytes: int
+    mode: Literal["auto", "overlay", "reflink", "hardlink", "copy"]
+    writable: tuple[str, ...]
+    store_patience_seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +97,7 @@ class Runs:
     console_limit_bytes: int
     allowed_mounts: tuple[Path, ...]
     pids_limit: int
+    prepare_ahead: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -135,6 +135,14 @@ def a_list(value: Any) -> list[Any]:
     return value
 
 
+def patterns(value: Any) -> tuple[str, ...]:
+    """Lines as in a .gitignore."""
+    lines = tuple(text(each) for each in a_list(value))
+    if any(not line.strip() for line in lines):
+        raise BadValueError('has an empty pattern in it; write patterns such as "*.log" or "/out/"')
+    return lines
+
+
 def quoted(choices: Sequence[str]) -> str:
     return ", ".join(f'"{choice}"' for choice in choices)
 

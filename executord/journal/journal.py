@@ -2,7 +2,7 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -254,10 +254,13 @@ class SqliteJournal:
 
     # -- retention ---------------------------------------------------------------------------------
 
-    async def forget_before(self, *, runs_before: float, events_before: float) -> Sequence[str]:
+    async def forget_before(
+        self, *, runs_before: float, events_before: float, spared: Collection[str] = ()
+    ) -> Sequence[str]:
         """Runs by the time of their end, events by their own; see `journal.retention`."""
         dropped: list[str] = []
-        while ids := await self._essential(partial(retention.drop_runs, before=runs_before)):
+        drop_runs = partial(retention.drop_runs, before=runs_before, spared=tuple(spared))
+        while ids := await self._essential(drop_runs):
             dropped += ids
         place: int | None = 0
         while place is not None:

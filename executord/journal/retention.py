@@ -1,27 +1,31 @@
 """Dropping what is old, in small bites, so that writers never wait long behind it.
 
-Kept whatever its age: a run that is not ended and clean, or of which something is undelivered
-(parked or not); and the events of a run that lives.
+Kept whatever its age: a run that is not ended and clean, that is spared, or of which something is
+undelivered (parked or not); and the events of a run that lives.
 """
 
 import sqlite3
+from collections.abc import Collection
 
 _RUNS_A_BITE = 200
 _EVENTS_A_BITE = 1000
 
 
-def drop_runs(connection: sqlite3.Connection, before: float) -> list[str]:
+def drop_runs(
+    connection: sqlite3.Connection, before: float, spared: Collection[str] = ()
+) -> list[str]:
     """Their ids; fewer than a bite's worth when no more are left. Events are left to age."""
+    marks = ",".join("?" * len(spared))
     ids = [
         row[0]
         for row in connection.execute(
-            """
+            f"""
             SELECT id FROM runs WHERE clean = 1 AND ended_at < ? AND NOT EXISTS (
                 SELECT 1 FROM transitions WHERE run_id = runs.id AND delivered = 0
-            )
+            ) AND id NOT IN ({marks})
             ORDER BY ended_at LIMIT ?
-            """,
-            (before, _RUNS_A_BITE),
+            """,  # noqa: S608 - nothing but question marks
+            (before, *spared, _RUNS_A_BITE),
         )
     ]
     for run_id in ids:

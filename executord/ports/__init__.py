@@ -4,6 +4,19 @@ Every method may raise FaultError, and nothing else on purpose: foreign exceptio
 where they enter. Paths are absolute. Times are Unix seconds; sizes are bytes.
 """
 
+from executord.ports.cache import (
+    AskedOf,
+    CacheKind,
+    CacheLimits,
+    CacheReport,
+    Counted,
+    Eviction,
+    EvictionSum,
+    EvictionTrigger,
+    FetchRates,
+    KindUse,
+    WorkspaceUse,
+)
 from executord.ports.clock import Clock
 from executord.ports.console import ConsoleRecord, Consoles, Stream
 from executord.ports.engine import (
@@ -16,6 +29,7 @@ from executord.ports.engine import (
     Engine,
     EngineFacts,
     ImageFacts,
+    VolumeMount,
 )
 from executord.ports.files import (
     CacheEntry,
@@ -23,11 +37,13 @@ from executord.ports.files import (
     Files,
     FilesStats,
     Kept,
+    KeptWorkspace,
     Prepared,
     PruneReport,
     Revision,
 )
 from executord.ports.images import ImageEntry, Images, OnOutput, OnPhase, Provided
+from executord.ports.integrity import DamagedObject, VerifyReport
 from executord.ports.journal import (
     Accepted,
     DiskFullError,
@@ -38,22 +54,33 @@ from executord.ports.journal import (
 )
 from executord.ports.progress import OnProgress, Progress
 from executord.ports.usage import HostUsage, Meters, UsageSample
+from executord.ports.workspaces import ModeVerdict, WorkspaceMode, WorkspaceModes
 
 __all__ = [
     "Accepted",
+    "AskedOf",
     "BindMount",
     "BuildSpec",
     "BuildStep",
     "CacheEntry",
+    "CacheKind",
+    "CacheLimits",
+    "CacheReport",
     "Clock",
     "ConsoleRecord",
     "Consoles",
     "ContainerFacts",
     "ContainerSpec",
     "ContainerState",
+    "Counted",
+    "DamagedObject",
     "DiskFullError",
     "Engine",
     "EngineFacts",
+    "Eviction",
+    "EvictionSum",
+    "EvictionTrigger",
+    "FetchRates",
     "FileChange",
     "Files",
     "FilesStats",
@@ -64,7 +91,10 @@ __all__ = [
     "Journal",
     "JournalError",
     "Kept",
+    "KeptWorkspace",
+    "KindUse",
     "Meters",
+    "ModeVerdict",
     "OnOutput",
     "OnPhase",
     "OnProgress",
@@ -77,4 +107,9 @@ __all__ = [
     "RunPage",
     "Stream",
     "UsageSample",
+    "VerifyReport",
+    "VolumeMount",
+    "WorkspaceMode",
+    "WorkspaceModes",
+    "WorkspaceUse",
 ]

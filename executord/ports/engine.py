@@ -17,7 +17,9 @@ from executord.ports.progress import Progress
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineFacts:
-    """`started_at` is None where the engine does not tell; `data_root` is where it keeps layers."""
+    """`data_root` is where the engine keeps layers. A `rootless` one has no rights but its user's,
+    in a user namespace of its own.
+    """
 
     version: str
     api_version: str
@@ -27,6 +29,7 @@ class EngineFacts:
     live_restore: bool
     architecture: str
     data_root: str
+    rootless: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +71,14 @@ class BindMount:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeMount:
+    """A volume that is mounted read-only."""
+
+    volume: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerSpec:
     """A container to be made; the engine adds the safe defaults that every run gets.
 
@@ -87,6 +98,7 @@ class ContainerSpec:
     pids_limit: int
     gpus: int = 0
     binds: tuple[BindMount, ...] = ()
+    volumes: tuple[VolumeMount, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     cgroup_parent: str = ""
     log_max_bytes: int = 0
@@ -150,6 +162,18 @@ class Engine(Protocol):
         """`lower` from the top down. The overlay is mounted when a container starts with it."""
         ...
 
+    async def create_bind_volume(
+        self, name: str, *, directory: Path, labels: Mapping[str, str]
+    ) -> None:
+        """`directory` itself, writable. It is mounted when a container starts with it."""
+        ...
+
+    async def create_read_only_volume(
+        self, name: str, *, lower: Sequence[Path], labels: Mapping[str, str]
+    ) -> None:
+        """Two directories or more, from the top down; nobody can write what is mounted."""
+        ...
+
     async def remove_volume(self, name: str) -> None:
         """Nothing happens where there is none."""
         ...
@@ -176,6 +200,14 @@ class Engine(Protocol):
     async def inspect_container(self, container: str) -> ContainerFacts | None: ...
     async def signal_container(self, container: str, signal: str) -> None:
         """Nothing happens where it does not run."""
+        ...
+
+    async def pause_container(self, container: str) -> bool:
+        """Its processes stand still when this returns True; False where none are running."""
+        ...
+
+    async def unpause_container(self, container: str) -> None:
+        """Nothing happens where it does not stand still."""
         ...
 
     async def remove_container(self, container: str) -> None:

@@ -55,6 +55,10 @@ class Images(Protocol):
         """
         ...
 
+    async def has(self, environment: Environment) -> bool:
+        """Whether a run could begin with it at once. Looks on the node alone."""
+        ...
+
     async def release(self, run_id: str) -> None:
         """The run no longer pins its image."""
         ...

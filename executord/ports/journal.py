@@ -1,6 +1,7 @@
 """The daemon's memory."""
 
 from collections.abc import (
+    Collection,
     Mapping,
     Sequence,
 )
@@ -82,8 +83,12 @@ class Journal(Protocol):
     async def park(self, run_id: str, why: str) -> None: ...
     async def outbox_state(self) -> OutboxState: ...
 
-    async def forget_before(self, *, runs_before: float, events_before: float) -> Sequence[str]:
-        """Drop old ended runs and delivered events; gives the ids of the dropped runs."""
+    async def forget_before(
+        self, *, runs_before: float, events_before: float, spared: Collection[str] = ()
+    ) -> Sequence[str]:
+        """Drop old ended runs and delivered events; gives the ids of the dropped runs. Those that
+        are `spared` stay, however old.
+        """
         ...
 
 

@@ -48,7 +48,8 @@ async def test_every_field_of_an_assignment_reaches_the_manager_and_comes_back(a
     answer = await api.post("/v1/runs", WHOLE_RUN)
     shown = answer.json["assignment"]
     asked = {name: value for name, value in WHOLE_RUN.items() if name != "secrets"}
-    asked["mounts"] = [{"source": "/data/sets/churn", "target": "/data", "read_only": True}]
+    mount = {"source": "/data/sets/churn", "revision": None, "target": "/data", "read_only": True}
+    asked["mounts"] = [mount]
     asked["results"] = {"keep_on": ["failed", "succeeded"]}
     assert shown == {**asked, "secret_names": ["DB_PASSWORD"]}
     run, draft, secrets = api.parts.manager.kept["r-2041"]
@@ -277,11 +278,8 @@ async def test_changed_files_are_named_also_where_the_name_is_not_utf_8(api: Api
 @pytest.mark.parametrize(
     "path",
     [
-        "/v1/cache/verify",
-        "/v1/cache/prefetch",
         "/v1/node/drain",
         "/v1/node/resume",
-        "/v1/runs/r-1/sync",
     ],
 )
 async def test_what_comes_later_says_so(api: Api, path: str) -> None:

@@ -10,7 +10,20 @@ import psutil
 
 from tests.bench.table import Row, as_markdown
 
-BENCHMARKS = ("noop_run", "preparing", "curve", "accepts", "idle", "cli_start")
+BENCHMARKS = (
+    "noop_run",
+    "preparing",
+    "near",
+    "curve",
+    "accepts",
+    "idle",
+    "cli_start",
+    "finishing",
+    "ahead",
+    "cold",
+    "push",
+    "evicting",
+)
 
 
 def main(words: Sequence[str]) -> int:

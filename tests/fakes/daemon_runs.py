@@ -22,12 +22,13 @@ def rfc3339(seconds: float) -> str:
 def cost(stage: str, seconds: float, **amounts: Any) -> Json:
     kinds = ("from_cache", "fetched", "sent")
     empty = {f"{what}_{kind}": 0 for kind in kinds for what in ("files", "bytes")}
-    return {"stage": stage, "seconds": seconds, **empty, "way": "", **amounts}
+    return {"stage": stage, "seconds": seconds, **empty, "way": "", "why": "", **amounts}
 
 
 def progress(what: str, **amounts: Any) -> Json:
     names = ("files_done", "files_total", "bytes_done", "bytes_total", "step", "steps")
-    return {"what": what, **dict.fromkeys(names, 0), "detail": "", **amounts}
+    pace = {"bytes_per_second": None, "seconds_left": None}
+    return {"what": what, **dict.fromkeys(names, 0), "detail": "", **pace, **amounts}
 
 
 @dataclass
@@ -193,6 +194,9 @@ class FakeRun:
             "queue_position": 0 if self.state == "Queued" else None,
             "image": None,
             "labels": self.asked.get("labels", {}),
+            "syncs": [],
+            "sync_count": 0,
+            "keeps_workspace": False,
             **self.facts,
         }
         return {**shown, "timeline": self.timeline} if timeline else shown

@@ -211,9 +211,24 @@ class FakeEngine:
                 )
             self.volumes[name] = made
 
+    async def create_bind_volume(
+        self, name: str, *, directory: Path, labels: Mapping[str, str]
+    ) -> None:
+        await self.create_overlay_volume(
+            name, lower=(), upper=directory, work=Path("/nonexistent"), labels=labels
+        )
+
+    async def create_read_only_volume(
+        self, name: str, *, lower: Sequence[Path], labels: Mapping[str, str]
+    ) -> None:
+        nowhere = Path("/nonexistent")
+        await self.create_overlay_volume(
+            name, lower=lower, upper=nowhere, work=nowhere, labels=labels
+        )
+
     async def remove_volume(self, name: str) -> None:
         async with self._call("remove_volume"):
-            users = [c.spec.name for c in self.containers.values() if c.spec.volume == name]
+            users = [c.spec.name for c in self.containers.values() if name in _volumes(c.spec)]
             if name in self.volumes and users:
                 raise FaultError(
                     Fault(Reason.ENGINE_REFUSED, f"Volume `{name}` is in use by `{users[0]}`.")
@@ -236,8 +251,9 @@ class FakeEngine:
                     )
                 return existing.id
             self._image(spec.image)
-            if self._requires_volumes and spec.volume and spec.volume not in self.volumes:
-                raise FaultError(Fault(Reason.WORKSPACE_FAILED, f"No volume `{spec.volume}`."))
+            for volume in _volumes(spec):
+                if self._requires_volumes and volume and volume not in self.volumes:
+                    raise FaultError(Fault(Reason.WORKSPACE_FAILED, f"No volume `{volume}`."))
             self._made += 1
             container_id = digest_of(f"container {spec.name} {self._made}").removeprefix("sha256:")
             self.containers[container_id] = FakeContainer(
@@ -277,9 +293,25 @@ class FakeEngine:
     async def signal_container(self, container: str, signal: str) -> None:
         async with self._call("signal_container"):
             found = self._find(container)
-            if found is not None and found.state == "running":
+            if found is not None and found.state in ("running", "paused"):
+                found.state = "running"  # a signal resumes it, as the real one does
+                found.resumed.set()
                 self.signals.append((found.spec.name, signal))
                 await self._signal(found, signal)
+
+    async def pause_container(self, container: str) -> bool:
+        async with self._call("pause_container"):
+            found = self._find(container)
+            if found is not None and found.state == "running":
+                found.state = "paused"
+            return found is not None and found.state == "paused"
+
+    async def unpause_container(self, container: str) -> None:
+        async with self._call("unpause_container"):
+            found = self._find(container)
+            if found is not None and found.state == "paused":
+                found.state = "running"
+                found.resumed.set()
 
     async def remove_container(self, container: str) -> None:
         async with self._call("remove_container"):
@@ -327,6 +359,9 @@ class FakeEngine:
 
     async def _run(self, container: FakeContainer, process: Process, program: Program) -> None:
         code = await program(process)
+        while container.state == "paused":  # it ends once it is resumed
+            container.resumed.clear()
+            await container.resumed.wait()
         container.oom_killed = process.oom_killed
         container.error = process.never_ran
         if process.never_ran:
@@ -374,3 +409,7 @@ def _has(labels: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
 def _forget_log(path: str) -> None:
     if path:
         Path(path).unlink(missing_ok=True)
+
+
+def _volumes(spec: ContainerSpec) -> tuple[str, ...]:
+    return (spec.volume, *(mount.volume for mount in spec.volumes))

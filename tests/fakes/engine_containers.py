@@ -21,6 +21,7 @@ class FakeContainer:
     finished_at: float | None = None
     process: Process | None = None
     task: asyncio.Task[None] | None = None
+    resumed: asyncio.Event = field(default_factory=asyncio.Event)
     watchers: set[asyncio.Event] = field(default_factory=set)
 
     def facts(self) -> ContainerFacts:

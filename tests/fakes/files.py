@@ -37,6 +37,20 @@ class FakeVolumes:
             raise self.refuses
         self.volumes[name] = {"lower": lower, "upper": upper, "work": work, "labels": labels}
 
+    async def create_bind_volume(
+        self, name: str, *, directory: Path, labels: Mapping[str, str]
+    ) -> None:
+        if self.refuses is not None:
+            raise self.refuses
+        self.volumes[name] = {"directory": directory, "labels": labels}
+
+    async def create_read_only_volume(
+        self, name: str, *, lower: Sequence[Path], labels: Mapping[str, str]
+    ) -> None:
+        if self.refuses is not None:
+            raise self.refuses
+        self.volumes[name] = {"lower": tuple(lower), "labels": labels}
+
     async def remove_volume(self, name: str) -> None:
         self.volumes.pop(name, None)
 
@@ -91,6 +105,7 @@ def project_files(state: Path, store: Store | str, **changes: Any) -> ProjectFil
         "low_watermark": 0.8,
         "high_watermark": 0.9,
         "min_free_bytes": 0,
+        "store_patience_seconds": 0.0,
     }
     return ProjectFiles(**{**settings, **changes})
 

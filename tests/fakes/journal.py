@@ -1,7 +1,7 @@
 """A journal in memory. It passes the same contract suite as the one on disk."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from executord.core.run import Run, Transition
@@ -177,7 +177,9 @@ class FakeJournal:
         self._usable()
         return {key: json.loads(text) for (of, key), text in self._facts.items() if of == kind}
 
-    async def forget_before(self, *, runs_before: float, events_before: float) -> Sequence[str]:
+    async def forget_before(
+        self, *, runs_before: float, events_before: float, spared: Collection[str] = ()
+    ) -> Sequence[str]:
         self._writable()
         waiting = {self._transitions[seq].run_id for seq in self._undelivered}
         dropped = [
@@ -187,6 +189,7 @@ class FakeJournal:
             and kept.run.ended_at is not None
             and kept.run.ended_at < runs_before
             and kept.run.id not in waiting
+            and kept.run.id not in spared
         ]
         for run_id in dropped:
             del self._runs[run_id]

@@ -3,12 +3,14 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 
 from executord.core.reasons import Fault, FaultError
 from executord.core.run import (
     Environment,
     Image,
     ImagePhase,
+    Mount,
     Result,
     Run,
     Stage,
@@ -25,6 +27,7 @@ from executord.ports import (
     HostUsage,
     ImageEntry,
     Kept,
+    KeptWorkspace,
     OnOutput,
     OnPhase,
     OnProgress,
@@ -35,6 +38,7 @@ from executord.ports import (
     Revision,
     Stream,
     UsageSample,
+    VerifyReport,
 )
 
 
@@ -59,21 +63,34 @@ class Gate:
 
 
 class FakeFiles:
-    """Workspaces by run id. `preparing` and `keeping` can be held, or made to fail."""
+    """Workspaces by run id. `preparing`, `copying` and `keeping` can be held, or made to fail."""
 
     def __init__(self) -> None:
         self.preparing = Gate()
         self.keeping = Gate()
+        self.unmounted: Fault | None = None
         self.workspaces: dict[str, Workspace] = {}
         self.kept_workspaces: set[str] = set()
         self.kept: Counter[str] = Counter()
+        self.copying = Gate()
+        self.synced: list[tuple[str, float]] = []
+        self.readying = Gate()
+        self.ahead: set[str] = set()
+        self.ahead_asked: list[tuple[str, str]] = []
+        self.held: set[str] = set()
 
-    async def prepare(self, run_id: str, revision: str, on_progress: OnProgress) -> Prepared:
+    async def prepare(
+        self, run_id: str, revision: str, on_progress: OnProgress, mounts: Sequence[Mount] = ()
+    ) -> Prepared:
         on_progress(Progress(what=Stage.PREPARE, files_total=1))
         await self.preparing.passed()
         workspace = Workspace(volume=f"v-{run_id}", tree="", base_revision=revision, way="empty")
         self.workspaces[run_id] = workspace
         return Prepared(workspace=workspace, cost=StageCost(stage=Stage.PREPARE, seconds=0.001))
+
+    async def check_mounted(self, run_id: str, pid: int) -> None:
+        if self.unmounted is not None:
+            raise FaultError(self.unmounted)
 
     async def keep(self, run: Run, on_progress: OnProgress) -> Kept:
         on_progress(Progress(what=Stage.FINISH))
@@ -82,12 +99,64 @@ class FakeFiles:
         result = Result(revision="sha256:" + "a" * 64, head="moved", added=1)
         return Kept(result=result, cost=StageCost(stage=Stage.FINISH, seconds=0.001))
 
+    async def sync(
+        self,
+        run: Run,
+        *,
+        at: float,
+        standing_still: AbstractAsyncContextManager[None],
+        on_progress: OnProgress,
+    ) -> Kept:
+        on_progress(Progress(what=Stage.FINISH))
+        async with standing_still:
+            await self.copying.passed()
+        await self.keeping.passed()
+        self.synced.append((run.id, at))
+        result = Result(revision="sha256:" + "b" * 64, head="moved", added=1)
+        cost = StageCost(stage=Stage.FINISH, seconds=0.001, way="copy")
+        return Kept(result=result, cost=cost)
+
+    async def workspaces_kept(self) -> Sequence[KeptWorkspace]:
+        return [
+            KeptWorkspace(run_id=run_id, bytes=1, inodes=1, made_at=0.0)
+            for run_id in sorted(self.kept_workspaces)
+        ]
+
     async def changes(self, run: Run) -> Sequence[FileChange]:
         return [FileChange(path="new", kind="added", size_bytes=1)] if run.workspace else []
 
     async def discard(self, run_id: str, *, keep_workspace: bool) -> None:
         if self.workspaces.pop(run_id, None) is not None and keep_workspace:
             self.kept_workspaces.add(run_id)
+        elif not keep_workspace:
+            self.kept_workspaces.discard(run_id)
+
+    async def is_here(self, revision: str) -> bool:
+        return revision in self.ahead
+
+    async def ready_ahead(self, revision: str, holder: str, on_progress: OnProgress) -> StageCost:
+        self.ahead_asked.append((revision, holder))
+        on_progress(Progress(what="fetching files", files_total=1))
+        await self.readying.passed()
+        way = "snapshot" if revision in self.ahead else "farm"
+        self.ahead.add(revision)
+        self.held.add(holder)
+        return StageCost(stage=Stage.PREPARE, seconds=0.001, way=way)
+
+    async def verify(self, *, repair: bool) -> AsyncIterator[Progress | VerifyReport]:
+        yield VerifyReport(
+            snapshots=0,
+            blobs=0,
+            trees=0,
+            revisions=0,
+            bytes_read=0,
+            seconds=0.0,
+            damaged=0,
+            mended=0,
+        )
+
+    def let_go(self, holder: str) -> None:
+        self.held.discard(holder)
 
     async def stats(self) -> FilesStats:
         raise NotImplementedError
@@ -110,6 +179,8 @@ class FakeImages:
         self.providing = Gate()
         self.phase: ImagePhase | None = None
         self.released: list[str] = []
+        self.provided: list[tuple[str, Environment]] = []
+        self.here: set[str] = set()
 
     async def provide(
         self,
@@ -120,13 +191,18 @@ class FakeImages:
         on_output: OnOutput,
         on_progress: OnProgress,
     ) -> Provided:
+        self.provided.append((run_id, environment))
         if self.phase is not None:
             await on_phase(self.phase)
             on_progress(Progress(what=Stage.IMAGE, detail=run_id))
             await on_output(b"building\n")
         await self.providing.passed()
         image = Image(id=self.image_id, reference=environment.image)
-        return Provided(image=image, costs=(StageCost(stage=Stage.IMAGE, seconds=0.001),))
+        cost = StageCost(stage=Stage.IMAGE, seconds=0.001, way="local")
+        return Provided(image=image, costs=(cost,))
+
+    async def has(self, environment: Environment) -> bool:
+        return environment.image in self.here
 
     async def release(self, run_id: str) -> None:
         self.released.append(run_id)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Literal
 
 from executord.api.services import Services
+from executord.core.cache_trace import TracePart, Use
 from executord.core.reasons import Fault, Reason
 from executord.core.refusals import Refusal, RefusedError
 from executord.core.run import (
@@ -23,21 +24,36 @@ from executord.core.run import (
 )
 from executord.core.states import State
 from executord.ports import (
+    AskedOf,
     CacheEntry,
+    CacheLimits,
+    CacheReport,
     ConsoleRecord,
+    Counted,
+    DamagedObject,
     EngineFacts,
+    Eviction,
+    EvictionSum,
+    FetchRates,
     FileChange,
     FilesStats,
     HostUsage,
     ImageEntry,
+    KindUse,
+    ModeVerdict,
     Progress,
     PruneReport,
     RunPage,
     Stream,
     UsageSample,
+    VerifyReport,
+    WorkspaceModes,
+    WorkspaceUse,
 )
 from executord.runs.drafts import AssignmentDraft, Submitted
 from executord.runs.node import NodeState, TierState
+from executord.runs.prefetch import PrefetchItem, PrefetchJob, PrefetchWanted
+from executord.runs.sync import SyncReport
 
 NOW = 1_795_000_000.0
 SUMMARY = UsageSummary(
@@ -68,6 +84,7 @@ class FakeManager:
         self.samples: dict[str, list[UsageSample]] = {}
         self.changes: dict[str, list[FileChange]] = {}
         self.orders: list[StopOrder] = []
+        self.syncs: list[tuple[str, bool]] = []
         self.why_not_ready = ""
         self._grew = asyncio.Condition()
 
@@ -140,6 +157,22 @@ class FakeManager:
             return run
         self.orders.append(order)
         return await self.move(run_id, State.STOP_REQUESTED, stop=order)
+
+    async def sync(self, run_id: str, *, discard: bool = False) -> SyncReport:
+        self._may_fail()
+        run = await self.run(run_id)
+        if run.state is not State.RUNNING and not run.keeps_workspace:
+            raise RefusedError(Refusal.NOTHING_TO_SYNC, f"{run_id} is {run.state}.")
+        self.syncs.append((run_id, discard))
+        result = Result(revision="sha256:" + "b" * 64, head="moved", added=2)
+        return SyncReport(
+            run_id=run_id,
+            at=NOW,
+            result=Result(head="not_kept") if discard else result,
+            mid_run=not run.is_over,
+            paused_seconds=0.0 if run.is_over else 0.012,
+            way="" if run.is_over else "reflink",
+        )
 
     async def run(self, run_id: str) -> Run:
         self._may_fail()
@@ -238,6 +271,14 @@ class FakeManager:
                 live_restore=True,
                 architecture="x86_64",
                 data_root="/var/lib/docker",
+            ),
+            workspaces=WorkspaceModes(
+                chosen="reflink",
+                forced=False,
+                verdicts=(
+                    ModeVerdict(mode="overlay", works=False, why="no extended attributes"),
+                    ModeVerdict(mode="reflink", works=True, why=""),
+                ),
             ),
         )
 
@@ -366,10 +407,85 @@ def _entry(name: str, kind: Literal["snapshot", "blob", "layer"], age: float) ->
     )
 
 
+A_USE = Use(
+    time=NOW,
+    tree="sha256:" + "a" * 64,
+    way="snapshot",
+    files=2,
+    bytes=8192,
+    own_bytes=4096,
+    own_inodes=1,
+    own_seconds=0.01,
+    seconds_per_file=0.0002,
+    seconds_per_byte=5e-9,
+    parts=(TracePart(1, 1), TracePart(2, 1)),
+)
+_ASKED = AskedOf(
+    since=NOW,
+    hit_runs=1,
+    missed_runs=1,
+    hit_files=3,
+    missed_files=1,
+    hit_bytes=30,
+    missed_bytes=10,
+)
+A_REPORT = CacheReport(
+    used_bytes=10,
+    used_inodes=5,
+    coming_bytes=4096,
+    saved_bytes=2048,
+    limits=CacheLimits(
+        max_bytes=1 << 30,
+        max_inodes=0,
+        low_watermark=0.8,
+        high_watermark=0.9,
+        min_free_bytes=1 << 20,
+        min_free_inodes=0,
+        disk_free_bytes=1 << 34,
+        disk_free_inodes=1000,
+    ),
+    kinds={
+        "blobs": KindUse(entries=1, bytes=10, inodes=1),
+        "kept_workspaces": KindUse(entries=1, bytes=4096, inodes=2),
+    },
+    since_start=_ASKED,
+    in_all=_ASKED,
+    fetched=FetchRates(
+        files=1, bytes=10, seconds=0.5, seconds_per_file=0.0002, seconds_per_byte=5e-9
+    ),
+    counted=Counted(at=0.0, corrections=0, corrected_bytes=0),
+    evictions=(EvictionSum(trigger="prune", entries=2, bytes=4096, inodes=3),),
+    recent_evictions=(
+        Eviction(
+            time=NOW,
+            kind="snapshot",
+            digest="sha256:" + "d" * 64,
+            trigger="prune",
+            why="used once, last 2 days ago",
+            freed_bytes=4096,
+        ),
+    ),
+    leases=(
+        WorkspaceUse(
+            run="r-1", tree="sha256:" + "a" * 64, bytes=1, inodes=1, since=NOW, why="its run"
+        ),
+    ),
+    kept=(
+        WorkspaceUse(
+            run="r-9", tree="sha256:" + "a" * 64, bytes=4096, inodes=2, since=NOW, why="kept"
+        ),
+    ),
+    pins={"sha256:" + "a" * 64: ("r-1",)},
+)
+
+
 class FakeFiles:
     def __init__(self) -> None:
         self.error: Exception | None = None
         self.held = [_entry("a", "snapshot", 1), _entry("b", "blob", 2), _entry("c", "layer", 3)]
+        self.bad: list[DamagedObject] = []
+        self.stuck: asyncio.Event | None = None
+        self.given_up = 0
 
     async def stats(self) -> FilesStats:
         if self.error is not None:
@@ -386,6 +502,7 @@ class FakeFiles:
             evicted_bytes=0,
             max_bytes=1 << 30,
             disk_free_bytes=1 << 34,
+            report=A_REPORT,
         )
 
     async def entries(self) -> Sequence[CacheEntry]:
@@ -396,6 +513,32 @@ class FakeFiles:
         if not dry_run:
             self.held = []
         return PruneReport(victims=victims, freed_bytes=30, dry_run=dry_run)
+
+    async def trace(self) -> Sequence[Use]:
+        return [A_USE]
+
+    async def verify(self, *, repair: bool) -> AsyncIterator[Progress | VerifyReport]:
+        """`bad` is what it finds; `stuck` keeps it from ending; `given_up` counts closed ones."""
+        report: VerifyReport | None = None
+        try:
+            yield Progress(what="checking the cache", files_done=1, files_total=2)
+            if self.stuck is not None:
+                await self.stuck.wait()
+            found = tuple(replace(each, mended=repair) for each in self.bad)
+            report = VerifyReport(
+                snapshots=1,
+                blobs=2,
+                trees=3,
+                revisions=1,
+                bytes_read=30,
+                seconds=0.5,
+                damaged=len(found),
+                mended=len(found) if repair else 0,
+                objects=found,
+            )
+            yield report
+        finally:
+            self.given_up += report is None
 
 
 class FakeImages:
@@ -413,6 +556,40 @@ class FakeImages:
                 made_seconds=3.0,
             )
         ]
+
+
+class FakePrefetching:
+    """Whose name begins with `here` is here; the others take for ever."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self.asked: list[PrefetchWanted] = []
+        self.held: list[PrefetchJob] = []
+
+    async def prefetch(self, wanted: PrefetchWanted) -> PrefetchJob:
+        if self.error is not None:
+            raise self.error
+        self.asked.append(wanted)
+        items = [PrefetchItem(kind="revision", name=digest) for digest in wanted.revisions]
+        items += [PrefetchItem(kind="image", name=each.image) for each in wanted.environments]
+        here = all(item.name.startswith("here") for item in items)
+        job = PrefetchJob(
+            id=f"p-{len(self.held)}",
+            asked_at=NOW,
+            items=tuple(
+                replace(item, state="ready", way="local")
+                if here
+                else replace(item, state="working", progress=Progress(what="fetching files"))
+                for item in items
+            ),
+            ended_at=NOW if here else None,
+            held_until=NOW + 60 if here else None,
+        )
+        self.held.insert(0, job)
+        return job
+
+    def jobs(self) -> Sequence[PrefetchJob]:
+        return self.held
 
 
 class FakeMeters:
@@ -444,6 +621,7 @@ class FakeParts:
         self.manager = FakeManager()
         self.consoles = FakeConsoles()
         self.files = FakeFiles()
+        self.prefetching = FakePrefetching()
         self.services = Services(
             manager=self.manager,
             consoles=self.consoles,
@@ -451,5 +629,6 @@ class FakeParts:
             images=FakeImages(),
             meters=FakeMeters(),
             metrics=FakeMetrics(),
+            prefetching=self.prefetching,
             stop_grace_seconds=7.0,
         )

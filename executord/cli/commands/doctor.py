@@ -9,7 +9,7 @@ from typing import Literal
 import click
 
 from executord.cli.client import JsonObject
-from executord.cli.commands.node import engine_words
+from executord.cli.commands.node import engine_words, workspace_words
 from executord.cli.errors import EXIT_FAILED, CliError, ProblemError, UnreachableError
 from executord.cli.session import Command, Session, pass_session
 from executord.cli.terminal import safe
@@ -82,11 +82,28 @@ def _node_findings(node: JsonObject) -> Iterator[Finding]:
             "`executorctl resume`, if it was drained.",
         )
     yield from _engine_findings(node.get("engine"))
+    yield from _workspace_findings(node.get("workspaces"))
     yield _store_finding(str(node.get("store_url") or ""))
     if not node.get("tiers"):
         yield Finding(
             "tiers", "bad", "there is no tier, so no run can start", "Add `[tiers.NAME]`."
         )
+
+
+def _workspace_findings(workspaces: JsonObject | None) -> Iterator[Finding]:
+    if not workspaces:
+        return
+    words = workspace_words(workspaces)
+    if workspaces.get("chosen") == "overlay":
+        yield Finding("workspaces", "ok", words)
+        return
+    yield Finding(
+        "workspaces",
+        "warning",
+        words,
+        "Every run's files are made one by one. Put `node.state_dir` on ext4, XFS or btrfs, not on "
+        "top of an overlay; then an overlay works, and takes the same time for any project.",
+    )
 
 
 def _store_finding(url: str) -> Finding:

@@ -47,6 +47,7 @@ def _facts(session: Session, node: JsonObject) -> list[tuple[str, str]]:
         ),
         ("Store", safe(node.get("store_url") or "")),
         ("Working dir", safe(node.get("working_dir") or "")),
+        ("Workspaces", workspace_words(node.get("workspaces"))),
         ("Engine", engine_words(engine) if engine else session.output.styled("silent", "red")),
     ]
 
@@ -56,6 +57,21 @@ def _accepting(session: Session, node: JsonObject) -> str:
         return session.output.styled("yes", "green")
     why = safe(node.get("why_not") or "")
     return session.output.styled("no", "red") + (f": {why}" if why else "")
+
+
+def workspace_words(workspaces: JsonObject | None) -> str:
+    """One line: "copy (set by files.mode); not overlay: …; not reflink: …"."""
+    if not workspaces:
+        return ""
+    chosen = str(workspaces.get("chosen") or "")
+    why_not = []
+    for verdict in workspaces.get("verdicts") or []:
+        if verdict.get("mode") == chosen:
+            break
+        why = verdict.get("why") or "it would work, but files.mode says otherwise"
+        why_not.append(f"not {verdict.get('mode')}: {why}")
+    forced = " (set by files.mode)" if workspaces.get("forced") else ""
+    return safe("; ".join([f"{chosen}{forced}", *why_not]))
 
 
 def engine_words(engine: JsonObject) -> str:

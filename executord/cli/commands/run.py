@@ -43,7 +43,12 @@ from executord.cli.views import make_view
 @click.option(
     "--secret-file", "secret_files", metavar="K=FILE", help="A secret's file.", multiple=True
 )
-@click.option("--mount", metavar="SRC:DST[:rw]", help="A folder of the node.", multiple=True)
+@click.option(
+    "--mount",
+    metavar="SRC:DST[:rw]|REV:DST",
+    help="A folder of the node, or a revision's files.",
+    multiple=True,
+)
 @click.option("--time-limit", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS")
 @click.option("--keep", metavar="ENDS", help="succeeded,failed,stopped or none: keep changes.")
 @click.option("-l", "--label", "labels", metavar="K=V", help="A label.", multiple=True)

@@ -43,6 +43,7 @@ def show_command(session: Session, *, run_id: str) -> None:
         ("Timeline", list(_timeline(session, run))),
         ("Why", _why(run)),
         ("Evidence", _evidence(run)),
+        ("Stored while it ran", list(_syncs(run))),
         ("Result", _result(run)),
         ("Used", [usage_words(usage_of(run))]),
     ):
@@ -166,6 +167,18 @@ def _evidence(run: JsonObject) -> list[str]:
         return []
     width = max((len(key) for key in telling), default=0)
     return [safe(f"{key:<{width}}  {value}") for key, value in telling.items()]
+
+
+def _syncs(run: JsonObject) -> Iterator[str]:
+    """A line each time; the earliest are only counted."""
+    syncs = run.get("syncs") or []
+    earlier = int(run.get("sync_count") or 0) - len(syncs)
+    if earlier > 0:
+        yield f"{earlier} times before"
+    for sync in syncs:
+        paused = duration(sync.get("paused_seconds"))
+        words = result_words(sync.get("result"))
+        yield safe(f"{clock(sync.get('at'))}  {words}; it stood still for {paused}")
 
 
 def _result(run: JsonObject) -> Sequence[str]:
