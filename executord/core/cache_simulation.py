@@ -287,6 +287,17 @@ class _Totals:
         )
 
 
+def largest_bytes(trace: Trace) -> int:
+    """Of its trees with all their blobs: a tree in use stays, however small the cache is."""
+    return max(
+        (
+            tree.own.bytes + sum(trace.classes[part].bytes for part in tree.parts)
+            for tree in trace.trees
+        ),
+        default=0,
+    )
+
+
 def _intervals(trace: Trace) -> tuple[list[_Interval], list[_Interval]]:
     """Of parts and of what trees hold besides, each by itself; and of whole trees."""
     holders = Counter(part for tree in trace.trees for part in tree.parts)

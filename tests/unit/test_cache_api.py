@@ -52,7 +52,7 @@ async def test_a_file_is_replayed_without_a_daemon(tmp_path: Path) -> None:
     said = done.stdout.decode()
     assert "least recently used" in said
     assert "executord" in said
-    assert "no better" in said
+    assert "best possible" in said
 
 
 async def test_a_broken_trace_is_told_with_its_line(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """What the cache holds, as others are shown it; and why something goes."""
 
 from executord.core import eviction
-from executord.core.eviction import Evictable, Space
+from executord.core.eviction import Evictable
 from executord.files.cache.inventory import Inventory
 from executord.files.cache.snapshots import Snapshots
 from executord.files.model import digests
@@ -57,14 +57,13 @@ def show_entries(inventory: Inventory, snapshots: Snapshots) -> dict[str, CacheE
     return found
 
 
-def why_it_goes(entry: Evictable, freed: Space, seconds: float, now: float) -> str:
-    """Of a victim, for people: when it was used, what it costs to have again, what it frees."""
+def why_it_goes(entry: Evictable, seconds: float, now: float) -> str:
+    """Of a victim, for people: when it was used, and what it costs to have again."""
     idle = max(0.0, now - entry.last_used)
     uses = round(entry.uses)
     times = "once" if uses <= 1 else f"{uses} times"
     return (
-        f"used {times}, last {_span(idle)} ago; {_span(seconds)} to get again; "
-        f"frees {freed.bytes} bytes and {freed.inodes} inodes"
+        f"used {times}, last {_span(idle)} ago; {_span(seconds)} to get again"
     )
 
 
@@ -72,4 +71,4 @@ def _span(seconds: float) -> str:
     for unit, length in (("days", 86_400.0), ("hours", 3600.0), ("minutes", 60.0)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.1f} seconds"
+    return f"{seconds:.1f} seconds" if seconds >= 1 else f"{seconds * 1000:.0f} ms"

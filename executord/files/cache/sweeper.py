@@ -209,7 +209,7 @@ class Sweeper:
         victims = []
         for victim in choice.victims:
             entry = inventory.entries[victim.key]
-            why = why_it_goes(entry, victim.freed, victim.seconds, now)
+            why = why_it_goes(entry, victim.seconds, now)
             victims.append(replace(shown[victim.key], own_bytes=victim.freed.bytes, why=why))
         return Plan(tuple(victims), choice, inventory)
 
