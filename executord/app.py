@@ -1,4 +1,4 @@
-"""Builds every part of the daemon, starts them in order, and stops them in the reverse one."""
+"""The daemon's life: its parts are built, started in order, and stopped in the reverse one."""
 
 import asyncio
 import gc
@@ -6,10 +6,8 @@ import os
 import secrets
 import signal
 import sys
-import time
 from collections import Counter
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,33 +18,31 @@ import uvloop
 from executord.api.access import AccessRules
 from executord.api.server import ApiServer
 from executord.api.services import Services
+from executord.assembly import (
+    Assembly,
+    EngineAwayError,
+    FilesUnusableError,
+    Parts,
+    SystemClock,
+)
 from executord.config import Settings, service_manager
-from executord.console.archive import ConsoleArchive
 from executord.core.admission import Capacity, Ledger
-from executord.core.reasons import Fault, FaultError, Reason
-from executord.engine.docker import DockerEngine
-from executord.files.project_files import ProjectFiles
-from executord.images.provider import ImageProvider
+from executord.core.reasons import FaultError
 from executord.journal.journal import SqliteJournal
-from executord.ports import EngineFacts, JournalError
+from executord.ports import JournalError
 from executord.runs.ahead import PrepareAhead
 from executord.runs.context import RunRules, Tools
 from executord.runs.describe import NodeFacts
 from executord.runs.feed import Feed
+from executord.runs.kept import Settling
 from executord.runs.manager import RunManager
 from executord.runs.observer import Observer
 from executord.runs.orphans import remove_orphans
 from executord.runs.prefetch import Prefetching
 from executord.runs.retention import Retention
-from executord.runs.secrets import SecretFiles, runtime_directory
-from executord.state_dir import lock, make_own_store, node_key
+from executord.state_dir import lock, node_key
 from executord.systemd import Notifier
-from executord.upstream.file import FileSink
-from executord.upstream.http import HttpSink
-from executord.upstream.outbox import Outbox
-from executord.usage.metrics import Metrics
 from executord.usage.pressure import Pressure
-from executord.usage.sampler import Samplers
 
 log = structlog.get_logger(__name__)
 
@@ -56,16 +52,7 @@ EX_IOERR = 74
 EX_TEMPFAIL = 75
 EX_CONFIG = 78
 
-_ENGINE_PATIENCE_SECONDS = 30.0
 _METRICS_SECONDS = 5.0
-
-
-class SystemClock:
-    def now(self) -> float:
-        return time.time()
-
-    def monotonic(self) -> float:
-        return time.monotonic()
 
 
 def serve(settings: Settings) -> int:
@@ -90,12 +77,12 @@ async def _serve(settings: Settings) -> int:
         async with AsyncExitStack() as stack:
             daemon = await _Daemon(settings, stack).start()
             return await daemon.until_the_end()
-    except _EngineAwayError as error:
+    except EngineAwayError as error:
         _say(str(error))
         return EX_UNAVAILABLE
-    except _FilesUnusableError as error:
+    except FilesUnusableError as error:
         _say(str(error))
-        return error.status
+        return EX_CONFIG if error.is_configured_so else EX_IOERR
     except JournalError as error:
         log.critical("journal.failed", why=str(error))
         return EX_IOERR
@@ -106,31 +93,6 @@ async def _serve(settings: Settings) -> int:
 def _say(sentence: str) -> None:
     """For whoever reads the standard error of a daemon that does not start."""
     print(f"executord: {sentence}", file=sys.stderr, flush=True)  # noqa: T201 - as above
-
-
-class _FilesUnusableError(Exception):
-    """The file cache cannot be opened; `status` is what the daemon leaves with."""
-
-    def __init__(self, fault: Fault) -> None:
-        super().__init__(fault.detail)
-        self.status = EX_CONFIG if fault.reason is Reason.WORKSPACE_FAILED else EX_IOERR
-
-
-class _EngineAwayError(Exception):
-    """The engine gave no answer for as long as a start waits for one."""
-
-
-@dataclass(slots=True)
-class _Parts:
-    journal: SqliteJournal
-    engine: DockerEngine
-    facts: EngineFacts
-    files: ProjectFiles
-    images: ImageProvider
-    consoles: ConsoleArchive
-    meters: Samplers
-    metrics: Metrics
-    outbox: Outbox | None
 
 
 class _Daemon:
@@ -144,9 +106,16 @@ class _Daemon:
         self._manager: RunManager
         self._prefetching: Prefetching
         self._notifier = Notifier(service_manager().notify_socket)
+        self._assembly = Assembly(
+            settings,
+            stack,
+            clock=self._clock,
+            is_live=self._is_live,
+            status=self._notifier.status,
+        )
 
     async def start(self) -> "_Daemon":
-        parts = await self._build_parts()
+        parts = await self._assembly.build()
         rules = self._rules(parts)
         unfinished = await parts.journal.unfinished_runs()
         live = [run.id for run in unfinished]
@@ -186,135 +155,9 @@ class _Daemon:
         log.info("daemon.leaving", live_runs=len(self._manager.live_runs()))
         return EX_OK
 
-    # -- parts, from the ground up -----------------------------------------------------------------
-
-    async def _build_parts(self) -> _Parts:
-        settings = self._settings
-        journal = SqliteJournal(
-            settings.node.state_dir / "journal.db",
-            clock=self._clock,
-            upstream=settings.upstream.kind != "none",
-        )
-        await journal.open()
-        self._stack.push_async_callback(journal.close)
-        engine = DockerEngine(
-            url=settings.engine.url, deadline_seconds=settings.engine.deadline_seconds
-        )
-        await engine.open()
-        self._stack.push_async_callback(engine.close)
-        facts = await self._engine_facts(engine)
-        return _Parts(
-            journal=journal,
-            engine=engine,
-            facts=facts,
-            files=await self._open_files(journal, engine, facts),
-            images=self._images(journal, engine),
-            consoles=await self._open_consoles(journal),
-            meters=await self._open_meters(journal, facts),
-            metrics=Metrics(version=version("executord")),
-            outbox=self._outbox(journal),
-        )
-
-    async def _engine_facts(self, engine: DockerEngine) -> EngineFacts:
-        """A node that starts may be faster than its engine."""
-        deadline = self._clock.monotonic() + _ENGINE_PATIENCE_SECONDS
-        while True:
-            try:
-                return await engine.facts()
-            except FaultError as error:
-                if self._clock.monotonic() > deadline:
-                    raise _EngineAwayError(
-                        f"The engine at {self._settings.engine.url} does not answer: "
-                        f"{error.fault.detail} Start it, or correct `engine.url`."
-                    ) from error
-                log.warning("engine.awaited", detail=error.fault.detail)
-            self._notifier.status("waiting for the engine")
-            await asyncio.sleep(1)
-
-    async def _open_files(
-        self, journal: SqliteJournal, engine: DockerEngine, facts: EngineFacts
-    ) -> ProjectFiles:
-        settings = self._settings
-        files = ProjectFiles(
-            state_dir=settings.node.state_dir,
-            instance=journal.instance,
-            store_url=settings.store.url,
-            store_options=settings.store.options,
-            volumes=engine,
-            user=settings.runs.user,
-            max_size_bytes=settings.files.max_size_bytes,
-            low_watermark=settings.files.low_watermark,
-            high_watermark=settings.files.high_watermark,
-            min_free_bytes=settings.files.min_free_bytes,
-            max_inodes=settings.files.max_inodes,
-            min_free_inodes=settings.files.min_free_inodes,
-            store_patience_seconds=settings.files.store_patience_seconds,
-            mode=settings.files.mode,
-            writable=settings.files.writable,
-            engine_is_rootless=facts.rootless,
-            verify=settings.files.verify,
-            scrub_bytes_per_second=settings.files.scrub_per_second_bytes,
-        )
-        await asyncio.to_thread(make_own_store, settings.node.state_dir, settings.store.url)
-        try:
-            await files.open()
-        except FaultError as error:
-            await files.close()
-            raise _FilesUnusableError(error.fault) from error
-        self._stack.push_async_callback(files.close)
-        return files
-
-    def _images(self, journal: SqliteJournal, engine: DockerEngine) -> ImageProvider:
-        return ImageProvider(
-            engine=engine,
-            facts=journal,
-            clock=self._clock,
-            registry=self._settings.images.registry,
-            push=self._settings.images.push,
-        )
-
-    async def _open_consoles(self, journal: SqliteJournal) -> ConsoleArchive:
-        consoles = ConsoleArchive(
-            directory=self._settings.node.state_dir,
-            limit_bytes=self._settings.runs.console_limit_bytes,
-            is_live=self._is_live,
-            secrets=self._secret_files(journal).values,
-        )
-        await consoles.open()
-        self._stack.push_async_callback(consoles.close)
-        return consoles
-
-    async def _open_meters(self, journal: SqliteJournal, facts: EngineFacts) -> Samplers:
-        meters = Samplers(
-            interval_seconds=self._settings.usage.interval_seconds,
-            cgroup_driver=facts.cgroup_driver,
-            cgroup_version=facts.cgroup_version,
-            instance=journal.instance,
-            disk=self._settings.node.state_dir,
-        )
-        await meters.open()
-        self._stack.push_async_callback(meters.close)
-        return meters
-
-    def _outbox(self, journal: SqliteJournal) -> Outbox | None:
-        upstream = self._settings.upstream
-        sink: HttpSink | FileSink
-        match upstream.kind:
-            case "http":
-                sink = HttpSink(
-                    url=upstream.url, clock=self._clock, headers_file=upstream.headers_file
-                )
-            case "file":
-                assert upstream.path is not None
-                sink = FileSink(upstream.path)
-            case "none":
-                return None
-        self._stack.push_async_callback(sink.close)
-        return Outbox(journal=journal, sink=sink, node=self._settings.node.name, clock=self._clock)
-
     # -- the manager -------------------------------------------------------------------------------
 
-    def _rules(self, parts: _Parts) -> RunRules:
+    def _rules(self, parts: Parts) -> RunRules:
         runs = self._settings.runs
         return RunRules(
             node=self._settings.node.name,
@@ -334,7 +177,7 @@ class _Daemon:
             boot_id=_boot_id(),
         )
 
-    async def _build_manager(self, parts: _Parts, rules: RunRules) -> RunManager:
+    async def _build_manager(self, parts: Parts, rules: RunRules) -> RunManager:
         settings = self._settings
         tools = Tools(
             engine=parts.engine,
@@ -344,7 +187,7 @@ class _Daemon:
             meters=parts.meters,
             journal=parts.journal,
             clock=self._clock,
-            secrets=self._secret_files(parts.journal),
+            secrets=self._assembly.secret_files(parts.journal),
             rules=rules,
         )
         self._stack.push_async_callback(tools.secrets.close)
@@ -370,16 +213,12 @@ class _Daemon:
             feed=Feed(await parts.journal.last_seq()),
         )
 
-    def _secret_files(self, journal: SqliteJournal) -> SecretFiles:
-        directory = runtime_directory(self._settings.api.socket.parent, instance=journal.instance)
-        return SecretFiles(directory=directory, user=self._settings.runs.user)
-
     def _is_live(self, run_id: str) -> bool:
         return self._manager.is_live(run_id)
 
     # -- the outside -------------------------------------------------------------------------------
 
-    async def _serve_api(self, parts: _Parts) -> None:
+    async def _serve_api(self, parts: Parts) -> None:
         settings = self._settings
         listen = settings.api.listen
         server = ApiServer(
@@ -408,7 +247,7 @@ class _Daemon:
         await server.start()
         self._stack.push_async_callback(server.stop)
 
-    def _begin_background_work(self, parts: _Parts) -> None:
+    def _begin_background_work(self, parts: Parts) -> None:
         settings = self._settings
         retention = Retention(
             journal=parts.journal,
@@ -419,6 +258,8 @@ class _Daemon:
             events_days=settings.retention.events_days,
         )
         self._own(retention.run(), "retention")
+        settling = Settling(files=parts.files, runs=self._manager)
+        self._own(settling.run(), "kept-workspaces")
         self._own(self._watch_journal(parts.journal), "journal-watch")
         self._own(self._refresh_metrics(parts), "metrics")
         if settings.runs.prepare_ahead:
@@ -457,16 +298,17 @@ class _Daemon:
         await journal.failed.wait()
         raise JournalError(journal.failure)
 
-    async def _refresh_metrics(self, parts: _Parts) -> None:
+    async def _refresh_metrics(self, parts: Parts) -> None:
         while True:
             counts = Counter(run.state for run in self._manager.live_runs())
             parts.metrics.set_live(counts)
             parts.metrics.set_outbox(await parts.journal.outbox_state())
             parts.metrics.set_host(await parts.meters.host())
             with suppress(FaultError):  # a disk that is away is told by what needs it
-                report = (await parts.files.stats()).report
-                if report is not None:
-                    parts.metrics.set_cache(report)
+                stats = await parts.files.stats()
+                parts.metrics.set_damage(damaged=stats.damaged, mended=stats.mended)
+                if stats.report is not None:
+                    parts.metrics.set_cache(stats.report)
             await asyncio.sleep(_METRICS_SECONDS)
 
     async def _feed_watchdog(self, seconds: float) -> None:

@@ -50,7 +50,8 @@ class CountedAnswer(Answer):
 
 
 class CacheReportAnswer(Answer):
-    """`kinds` are blobs, snapshots, layers, live_workspaces, kept_workspaces and quarantine; what
+    """`kinds` are blobs, snapshots, layers, live_workspaces, kept_workspaces, quarantine,
+    partial_blobs (large ones that are half fetched) and pack_indexes; what
     is shared is with the blobs. `coming_bytes` are evicted and being deleted. `pins` says by whom
     each tree is held. Runs and trees are named to those alone who may see all runs.
     """

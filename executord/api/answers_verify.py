@@ -16,7 +16,10 @@ class VerifyProgress(Answer):
 
 
 class DamagedAnswer(Answer):
-    """`trees` are those it was found through; `runs` the live ones that may have seen it."""
+    """`trees` are those it was found through; `runs` the live ones that may have seen it.
+
+    `why_not` says why mending it failed; "" where that was not tried.
+    """
 
     kind: Literal["blob", "snapshot", "layer", "tree", "revision"]
     digest: str
@@ -24,6 +27,7 @@ class DamagedAnswer(Answer):
     mended: bool
     trees: list[str]
     runs: list[str]
+    why_not: str
 
 
 class VerifyAnswer(Answer):

@@ -61,6 +61,7 @@ def _report(report: VerifyReport) -> v.VerifyAnswer:
                 mended=found.mended,
                 trees=list(found.trees),
                 runs=list(found.runs),
+                why_not=found.why_not,
             )
             for found in report.objects
         ],

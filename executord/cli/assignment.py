@@ -97,6 +97,8 @@ def mounts(given: Iterable[str]) -> list[dict[str, Any]]:
         if match := _DATASET.fullmatch(word):
             found.append({"revision": match[1], "target": match[2]})
             continue
+        if word.startswith("sha256:"):
+            raise UsageProblemError(_wrong_dataset(word))
         parts = word.split(":")
         if not 2 <= len(parts) <= 3 or not all(parts) or parts[2:] not in ([], ["ro"], ["rw"]):
             raise UsageProblemError(
@@ -104,6 +106,20 @@ def mounts(given: Iterable[str]) -> list[dict[str, Any]]:
             )
         found.append({"source": parts[0], "target": parts[1], "read_only": parts[2:] != ["rw"]})
     return found
+
+
+def _wrong_dataset(word: str) -> str:
+    digest = ":".join(word.split(":")[:2])
+    if not is_revision(digest):
+        return f"--mount: {not_whole(digest)}"
+    if word.endswith(":rw"):
+        return f"--mount: a revision is read-only, so it takes REVISION:TARGET, not {word!r}."
+    return f"--mount takes REVISION:TARGET, not {word!r}."
+
+
+def not_whole(digest: str) -> str:
+    """Said of what should be a revision."""
+    return f"a revision's whole digest (sha256: and 64 hex digits) is needed, not {digest!r}."
 
 
 _ENDS = ("succeeded", "failed", "stopped")

@@ -117,6 +117,8 @@ def result_words(result: JsonObject | None) -> str:
     """One line: "2 added, 1 changed; kept as sha256:…, now the project's head"."""
     if not result:
         return ""
+    if result.get("head") == "not_kept":
+        return "what it changed was not kept"
     changes = [
         f"{result[kind]:,} {kind}" for kind in ("added", "changed", "deleted") if result.get(kind)
     ]
@@ -138,26 +140,20 @@ def _head_words(result: JsonObject, revision: str) -> str:
         return f", merged with what others stored meanwhile: the project's head is now {merged}"
     if head == "conflict":
         return (
-            f"; somebody else moved the project's head meanwhile{_conflict_words(result)}, so it "
-            f"was left alone: `executorctl pull {revision} DIR` fetches this run's files"
+            f"; {_conflict_words(result)}, so it was left alone: "
+            f"`executorctl pull {revision} DIR` fetches this run's files"
         )
-    if head == "not_kept" and not revision and _changed(result):
-        return "; not kept"
     return ""
 
 
 def _conflict_words(result: JsonObject) -> str:
-    """The end of a sentence, as in "… and changed a, b and 3 more paths too"; may be empty."""
+    """Why the head stayed where it was."""
     paths = [str(path) for path in result.get("conflicts") or ()][:_NAMED_CONFLICTS]
     if not paths:
-        return ""
+        return "the project's head does not come from the revision that the run began with"
     more = int(result.get("conflict_count") or 0) - len(paths)
     named = ", ".join(paths) + (f" and {plural(more, 'more path')}" if more > 0 else "")
-    return f" and changed {named} too"
-
-
-def _changed(result: JsonObject) -> bool:
-    return any(result.get(kind) for kind in ("added", "changed", "deleted"))
+    return f"somebody else moved the project's head meanwhile and changed {named} too"
 
 
 def usage_words(summary: JsonObject | None) -> str:

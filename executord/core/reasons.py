@@ -127,7 +127,7 @@ MEANINGS: dict[Reason, Meaning] = {
     Reason.STORE_UNAVAILABLE: Meaning(
         Side.PLATFORM,
         "The file store cannot be reached.",
-        "Check the store and the network to it; changed files are kept on the node.",
+        "Check the store, its disk or the network to it, then submit the run again.",
     ),
     Reason.STORE_DENIED: Meaning(
         Side.PLATFORM,

@@ -13,7 +13,6 @@ from collections.abc import (
 )
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -25,13 +24,9 @@ from executord.engine import errors, facts
 from executord.engine.address import checked_name, checked_reference, parse_address, split_tag
 from executord.engine.breaker import Breaker
 from executord.engine.listing import all_of, by_labels
-from executord.engine.spec import (
-    bind_volume_config,
-    container_config,
-    overlay_volume_config,
-    read_only_volume_config,
-)
+from executord.engine.spec import container_config
 from executord.engine.transfers import Transfers
+from executord.engine.volumes import VolumeCalls
 from executord.engine.wire import StatusError, Wire
 from executord.ports import (
     BuildSpec,
@@ -57,7 +52,7 @@ class _Parts:
     breaker: Breaker
 
 
-class DockerEngine:
+class DockerEngine(VolumeCalls):
     """Implements ports.Engine over a Docker-compatible API.
 
     `url` "" means DOCKER_HOST, or the usual socket; ValueError for what cannot be one.
@@ -181,58 +176,6 @@ class DockerEngine:
         return [image for image in found if image is not None]
 
     # -- volumes -------------------------------------------------------------------------------
-
-    async def create_overlay_volume(
-        self,
-        name: str,
-        *,
-        lower: Sequence[Path],
-        upper: Path,
-        work: Path,
-        labels: Mapping[str, str],
-    ) -> None:
-        config = overlay_volume_config(
-            checked_name(name), lower=lower, upper=upper, work=work, labels=labels
-        )
-        await self._make_volume(config)
-
-    async def create_bind_volume(
-        self, name: str, *, directory: Path, labels: Mapping[str, str]
-    ) -> None:
-        await self._make_volume(
-            bind_volume_config(checked_name(name), directory=directory, labels=labels)
-        )
-
-    async def create_read_only_volume(
-        self, name: str, *, lower: Sequence[Path], labels: Mapping[str, str]
-    ) -> None:
-        config = read_only_volume_config(checked_name(name), lower=lower, labels=labels)
-        await self._make_volume(config)
-
-    async def _make_volume(self, config: Mapping[str, Any]) -> None:
-        name = config["Name"]
-        doing = f"make volume `{name}`"
-        made = await self._create_volume(doing, config)
-        if (made.get("Labels") or {}) != config["Labels"]:
-            raise errors.refused(doing, "there is one of this name that is somebody else's.")
-        if (made.get("Options") or {}) != config["DriverOpts"]:
-            await self.remove_volume(name)
-            await self._create_volume(doing, config)
-
-    async def _create_volume(self, doing: str, config: Mapping[str, Any]) -> dict[str, Any]:
-        """The volume as it is; one that is there already stays what it was."""
-        async with self._asking(doing):
-            volume: dict[str, Any] = await self._wire.post_json("volumes/create", config)
-            return volume
-
-    async def remove_volume(self, name: str) -> None:
-        checked_name(name)
-        async with self._asking(f"remove volume `{name}`"):
-            try:
-                await self._wire.delete(f"volumes/{name}")
-            except StatusError as error:
-                if error.status != 404:
-                    raise
 
     async def list_volumes(self, labels: Mapping[str, str]) -> Sequence[str]:
         async with self._asking("list volumes"):

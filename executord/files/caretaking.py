@@ -35,6 +35,7 @@ class Caretaker:
     def _stats(self) -> FilesStats:
         parts, tally = self._parts, self._parts.tally
         with disk("look at the file cache"):
+            self._sweeper.accounting.look_at_quarantine()
             return FilesStats(
                 blobs=parts.blobs.count,
                 blob_bytes=parts.blobs.bytes,
@@ -128,9 +129,12 @@ class Caretaker:
 
     def _sweep(self) -> None:
         with disk("tidy the file cache"):
+            self._sweeper.empty_trash_if_short(self._parts.leaving)
             wanted = self._sweeper.wanted()
             if wanted is not None:
                 self._sweeper.sweep(*wanted)
+                if wanted[1] in ("free_space", "free_inodes"):
+                    self._sweeper.give_up_beside(lambda: self._sweeper.wanted() is None)
             self._parts.control.quarantine.tidy(self._parts.control.is_live)
             self._sweeper.uses.flush()
 
@@ -138,6 +142,7 @@ class Caretaker:
         sweeper, leaving = self._sweeper, self._parts.leaving
         with disk("tidy the file cache"):
             sweeper.empty_trash(leaving)
+            self._parts.blobs.forget_partials()
             sweeper.accounting.refresh(self._kept(), leaving)
             if sweeper.accounting.is_due:
                 sweeper.accounting.count(leaving)

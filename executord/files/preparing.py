@@ -2,12 +2,15 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from executord.core.reasons import Reason
 from executord.core.run import Mount, Stage, StageCost, Workspace
+from executord.files.cache.promises import Promise
+from executord.files.cache.second_try import again_if_full
 from executord.files.cache.snapshots import About
 from executord.files.datasets import Datasets
 from executord.files.faults import disk, fault
@@ -15,6 +18,7 @@ from executord.files.model.digests import is_digest
 from executord.files.model.trees import EMPTY_TREE
 from executord.files.parts import Parts
 from executord.files.progress import relay
+from executord.files.store.patience import until_store_answers
 from executord.files.system.threads import in_thread, in_thread_until
 from executord.files.workspace.modes.filling import Filled
 from executord.files.workspace.modes.full import FullDirectory
@@ -25,10 +29,15 @@ from executord.ports import OnProgress, Prepared, Revision
 
 _EARLIER_REVISIONS = 32
 
+_T = TypeVar("_T")
+
 
 class Preparing:
-    def __init__(self, parts: Parts) -> None:
+    """`patience_seconds`: how long a store may give no answer."""
+
+    def __init__(self, parts: Parts, *, patience_seconds: float = 0.0) -> None:
         self._parts = parts
+        self._patience_seconds = patience_seconds
         self._workspaces = parts.workspaces
         self._snapshots = parts.snapshots
         self._quick = parts.threads.quick
@@ -43,13 +52,18 @@ class Preparing:
             await self.discard(run_id, keep_workspace=False)
         tree = EMPTY_TREE
         if revision:
-            tree = (await self.read_revision(revision)).tree
+            found = await self._patiently(on_progress, lambda: self.read_revision(revision))
+            tree = found.tree
         mode = self._workspaces.modes.chosen
         cost = StageCost(stage=Stage.PREPARE, seconds=0.0, way=mode.name)
         if mode.on_snapshot:
             self._snapshots.pin(tree, run_id)
-            cost = await self._make_snapshot(tree, on_progress, revision)
-        datasets = await self._datasets.ready(run_id, mounts, on_progress)
+            cost = await self._patiently(
+                on_progress, lambda: self._make_snapshot(tree, on_progress, revision)
+            )
+        datasets = await self._patiently(
+            on_progress, lambda: self._datasets.ready(run_id, mounts, on_progress)
+        )
         began += datasets.seconds
         workspace = Workspace(
             volume=self._workspaces.volume_name(run_id),
@@ -62,7 +76,9 @@ class Preparing:
         if isinstance(mode, Overlay):
             await in_thread(self._quick, self._make_workspace, run_id, workspace, mode)
         else:
-            cost = await self._make_directory(run_id, workspace, mode, on_progress)
+            cost = await self._patiently(
+                on_progress, lambda: self._make_directory(run_id, workspace, mode, on_progress)
+            )
         await mode.create_volume(
             self._parts.volumes,
             self._workspaces.home(run_id),
@@ -77,6 +93,14 @@ class Preparing:
             workspace=workspace,
             cost=replace(cost, seconds=time.monotonic() - began),
             dataset_cost=datasets.cost,
+        )
+
+    async def _patiently(self, on_progress: OnProgress, ask: Callable[[], Awaitable[_T]]) -> _T:
+        return await until_store_answers(
+            ask,
+            seconds=self._patience_seconds,
+            on_progress=on_progress,
+            progress=lambda: self._parts.blobs.bytes,
         )
 
     async def _make_snapshot(
@@ -131,12 +155,19 @@ class Preparing:
         cancelled = threading.Event()
         tell = relay(on_progress)
 
-        def fill(home: Path) -> Filled:
-            return self._parts.filling.fill(home, workspace.tree, mode.placer, tell, cancelled)
+        def make_once(promise: Promise) -> Filled:
+            def fill(home: Path) -> Filled:
+                return self._parts.filling.fill(
+                    home, workspace.tree, mode.placer, tell, cancelled, promise=promise
+                )
 
-        def make() -> Filled:
             with disk("make the run's working directory"):
                 return self._workspaces.make(run_id, workspace, fill)
+
+        def make() -> Filled:
+            return again_if_full(
+                make_once, self._parts.sweeper, self._parts.spare, lambda: not cancelled.is_set()
+            )
 
         try:
             filled = await in_thread_until(self._parts.threads.long, cancelled, make)

@@ -97,7 +97,8 @@ class ProjectFiles:
         store = Store(
             store_url,
             LazyBucket(store_url, store_options, create=within),
-            packs_home=state_dir / "packs-v1",
+            packs_home=layout.pack_indexes,
+            known_stores=layout.known_stores,
         )
         fetcher = Fetcher(store=store, blobs=blobs, trees=trees, revisions=revisions)
         sweeper = make_sweeper(
@@ -140,6 +141,7 @@ class ProjectFiles:
             control=control,
             beliefs=beliefs,
             threads=threads.long,
+            ahead_threads=threads.ahead,
             verify=verify,
         )
         inspection = Inspection(
@@ -191,7 +193,7 @@ class ProjectFiles:
             wake=self._wake.set,
             leaving=threading.Event(),
         )
-        self._preparing = Preparing(parts)
+        self._preparing = Preparing(parts, patience_seconds=store_patience_seconds)
         self._finishing = Finishing(parts)
         self._ahead = FilesAhead(parts, self._preparing.earlier_trees)
         self._caretaker = Caretaker(parts, self._wake)
@@ -260,6 +262,7 @@ class ProjectFiles:
     async def prepare(
         self, run_id: str, revision: str, on_progress: OnProgress, mounts: Sequence[Mount] = ()
     ) -> Prepared:
+        self._ahead.hurry((revision, *(mount.revision for mount in mounts)))
         with self._parts.sweeper.trash.way.taken():
             prepared = await self._preparing.prepare(run_id, revision, on_progress, mounts)
         self._parts.sweeper.uses.tell(prepared.workspace.tree, prepared.cost)

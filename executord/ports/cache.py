@@ -5,7 +5,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 CacheKind = Literal[
-    "blobs", "snapshots", "layers", "live_workspaces", "kept_workspaces", "quarantine"
+    "blobs",
+    "snapshots",
+    "layers",
+    "live_workspaces",
+    "kept_workspaces",
+    "quarantine",
+    "partial_blobs",
+    "pack_indexes",
 ]
 EvictionTrigger = Literal[
     "high_watermark", "inode_watermark", "free_space", "free_inodes", "room_for_a_run", "prune"
@@ -56,7 +63,7 @@ class Eviction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkspaceUse:
-    """A run's own directory. `since` is when it was made."""
+    """A run's own directory. `since` is when it was made, or from when on it was kept."""
 
     run: str
     tree: str

@@ -38,12 +38,16 @@ class Kept:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeptWorkspace:
-    """What an ended run changed, kept on the node alone; `bytes` are those it takes on disk."""
+    """What an ended run changed, kept on the node alone; `bytes` are those it takes on disk.
+
+    `is_empty`: it is known to have changed nothing.
+    """
 
     run_id: str
     bytes: int
     inodes: int
     made_at: float
+    is_empty: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

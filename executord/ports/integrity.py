@@ -9,6 +9,7 @@ class DamagedObject:
     """`what` is wrong with it. `trees` are those it was found through, `runs` live ones on them.
 
     `mended`: nothing bad is left in its place; where a tree needs it, it is there again, whole.
+    `why_not` says why mending it failed; "" where that was not tried.
     """
 
     kind: Literal["blob", "snapshot", "layer", "tree", "revision"]
@@ -17,6 +18,7 @@ class DamagedObject:
     mended: bool
     trees: tuple[str, ...] = ()
     runs: tuple[str, ...] = ()
+    why_not: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,15 +8,16 @@ takes the run up. An end waits for a sync under way, so that it builds upon what
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import structlog
 
 from executord.core.lifecycle import step
 from executord.core.messages import Event, FilesKeptLater, Synced
+from executord.core.reasons import FaultError, Reason
 from executord.core.refusals import Refusal, RefusedError
-from executord.core.run import Result, Run, Sync
+from executord.core.run import Result, Results, Run, Sync
 from executord.core.states import State
 from executord.ports import Progress
 from executord.runs.actor import RunActor
@@ -115,7 +116,10 @@ class Syncs:
         tools = self._tools
         result = Result(head="not_kept")
         if not discard:
-            result = (await tools.files.keep(run, _nobody_looks)).result
+            try:
+                result = (await tools.files.keep(run, _nobody_looks)).result
+            except FaultError as error:
+                raise _with(error, "The run's files are still kept on this node", run.id) from error
         at = tools.clock.now()
         await self._record(run.id, FilesKeptLater(at=at, result=result))
         await tools.files.discard(run.id, keep_workspace=False)
@@ -127,12 +131,15 @@ class Syncs:
     async def _now(self, run: Run) -> SyncReport:
         at, stop = self._tools.clock.now(), _Stop()
         container = container_of(run, self._tools.rules)
-        kept = await self._tools.files.sync(
-            run,
-            at=at,
-            standing_still=self._standing_still(run.id, container, stop),
-            on_progress=_nobody_looks,
-        )
+        try:
+            kept = await self._tools.files.sync(
+                run,
+                at=at,
+                standing_still=self._standing_still(run.id, container, stop),
+                on_progress=_nobody_looks,
+            )
+        except FaultError as error:
+            raise _with(error, "The run goes on, untouched", run.id) from error
         sync = Sync(at=at, result=kept.result, paused_seconds=stop.seconds, way=kept.cost.way)
         await self._record(run.id, Synced(at=self._tools.clock.now(), sync=sync))
         log.info(
@@ -218,8 +225,22 @@ def _why_not(run: Run, *, discard: bool) -> str:
     if discard:
         return f"Run {run.id} goes on ({run.state}); only what an ended run kept can be given up."
     if run.state in (State.FINISHING, State.STOP_REQUESTED, State.STOPPING):
-        return f"Run {run.id} is at its end ({run.state}), which stores its files."
+        if run.stop is not None and run.stop.results is Results.DISCARD:
+            return (
+                f"Run {run.id} is being stopped ({run.state}) by an order that gives up what it "
+                "has changed, so nothing is stored."
+            )
+        return f"Run {run.id} is at its end ({run.state}); what it keeps is stored there."
     return f"Run {run.id} has no command running yet ({run.state})."
+
+
+def _with(error: FaultError, state: str, run_id: str) -> FaultError:
+    """Where the store is away: what that means for the run, and what to do."""
+    fault = error.fault
+    if fault.reason is not Reason.STORE_UNAVAILABLE:
+        return FaultError(fault)
+    more = f"{state}; repeat `executorctl sync {run_id}` when the store is back."
+    return FaultError(replace(fault, detail=f"{fault.detail} {more}".strip()))
 
 
 def _leaving() -> RefusedError:

@@ -136,6 +136,11 @@ class Metrics:
             self._count_to("cache_evicted_entries", told, "trigger", each.trigger, each.entries)
             self._count_to("cache_evicted_bytes", told, "trigger", each.trigger, each.bytes)
 
+    def set_damage(self, *, damaged: int, mended: int) -> None:
+        """What the file cache found bad since the daemon started, and how much is right again."""
+        self._count("cache_damaged", "Found damaged since the daemon started.", damaged)
+        self._count("cache_mended", "Damaged, and right again.", mended)
+
     def render(self) -> bytes:
         """Prometheus text exposition, version 0.0.4."""
         return generate_latest(self._registry)
@@ -158,6 +163,18 @@ class Metrics:
             gauge = Gauge(f"executord_{name}", documentation, (label,), registry=self._registry)
             self._gauges[name] = gauge
         gauge.labels(value).set(figure)
+
+    def _count(self, name: str, documentation: str, total: float) -> None:
+        """Without a label; `total` never falls."""
+        counter = self._counters.get(name)
+        if counter is None:
+            counter = prometheus.Counter(
+                f"executord_{name}", documentation, registry=self._registry
+            )
+            self._counters[name] = counter
+        told = self._told.get((name, ""), 0.0)
+        counter.inc(max(0.0, total - told))
+        self._told[name, ""] = max(told, total)
 
     def _count_to(
         self, name: str, documentation: str, label: str, value: str, total: float

@@ -1,12 +1,14 @@
 """A cold node: nothing of a project is here, and its store is a directory.
 
-Small files (M): trees, packs, blobs and the run's snapshot, checked and durable, beside what else
-could bring the same files (`rsync -a`, `git worktree add`; both check and sync nothing). Large
+Small files (M): all of Preparing, that is trees, blobs and the run's snapshot, checked and with
+durable blobs; and the fetching alone. Beside them what else could bring the same files (`rsync -a`,
+`git worktree add`), as they are, without any syncing, and with the filesystem synced after. Large
 ones (L): beside `cp` of the same bytes plus one SHA-256 of them. All take turns; before each, as
 much is written and deleted as it will write, untimed: on a virtual machine memory that was never
 touched costs its host's page faults, and would be charged to whoever comes first.
 """
 
+import asyncio
 import hashlib
 import os
 import shutil
@@ -14,6 +16,8 @@ import statistics
 import subprocess
 import tempfile
 import threading
+import time
+from functools import partial
 from pathlib import Path
 
 from executord.files.cache.blobs import Blobs
@@ -23,10 +27,14 @@ from executord.files.client.push import push_directory
 from executord.files.progress import Counter
 from executord.files.store.store import Store
 from executord.files.store.transfer import Fetcher
+from executord.files.system.disk import sync_filesystem
 from tests.bench.push import MEAN_BYTES, make_project, timed
 from tests.bench.table import Row
+from tests.fakes.files import ignore_progress, project_files
 
 _NEVER = threading.Event()
+_PREPARING = "cold Preparing"
+_FETCH = "cold fetch"
 
 
 def run(*, quick: bool) -> list[Row]:
@@ -41,35 +49,44 @@ def _small(root: Path, files: int, *, rounds: int) -> list[Row]:
     project = make_project(root / "project", files)
     tree = _stored(root, project)
     git = _repository(root, project)
-    taken: dict[str, list[float]] = {"fetch": [], "rsync -a": [], "git worktree add": []}
+    revision = Store.open(f"file://{root}/store", {}).head("bench")
+    ours: dict[str, list[float]] = {_PREPARING: [], _FETCH: []}
+    taken: dict[str, list[float]] = {}
     for _ in range(rounds):
         _touch_memory(root, files * MEAN_BYTES)
-        taken["fetch"].append(_fetched(root, tree))
+        ours[_PREPARING].append(asyncio.run(_prepared(root, revision)))
+        _touch_memory(root, files * MEAN_BYTES)
+        ours[_FETCH].append(_fetched(root, tree))
         target = root / "copy"
         for peer, words in (
             ("rsync -a", ["rsync", "-a", f"{project}/", f"{target}/"]),
             ("git worktree add", ["git", *git, "worktree", "add", "-f", "--detach", str(target)]),
         ):
             _touch_memory(root, files * MEAN_BYTES)
-            taken[peer].append(timed(lambda words=words: _call(words)))  # type: ignore[misc]
+            seconds = timed(partial(_call, words))
+            taken.setdefault(peer, []).append(seconds)
+            synced = seconds + timed(partial(sync_filesystem, root))
+            taken.setdefault(f"{peer}, synced", []).append(synced)
             shutil.rmtree(target)
-    ours = statistics.median(taken.pop("fetch"))
-    rows = []
-    for peer, seconds in taken.items():
-        figure = statistics.median(seconds)
-        rows.append(
-            Row(
-                name=f"cold fetch of {files:,} small files into the cache, checked and durable",
-                figure=ours,
-                unit="s",
-                peer=peer,
-                peer_figure=figure,
-                ratio=ours / figure,
-                aim=f"faster than {peer}",
-                met=ours < figure,
-            )
-        )
-    return rows
+    return [
+        _beside(f"{name} of {files:,} small files, checked and durable", mine, peer, theirs)
+        for name, mine in ours.items()
+        for peer, theirs in taken.items()
+    ]
+
+
+def _beside(name: str, ours: list[float], peer: str, theirs: list[float]) -> Row:
+    figure, other = statistics.median(ours), statistics.median(theirs)
+    return Row(
+        name=name,
+        figure=figure,
+        unit="s",
+        peer=peer,
+        peer_figure=other,
+        ratio=figure / other,
+        aim=f"faster than {peer}",
+        met=figure < other,
+    )
 
 
 def _large(root: Path, size: int, *, rounds: int) -> list[Row]:
@@ -107,6 +124,19 @@ def _large(root: Path, size: int, *, rounds: int) -> list[Row]:
 def _stored(root: Path, project: Path) -> str:
     store = Store.open(f"file://{root}/store", {}, create=True)
     return push_directory(store, project, "bench", cache_home=root / "hashes").tree
+
+
+async def _prepared(root: Path, revision: str) -> float:
+    """Seconds from an empty cache to a workspace that a container could start in."""
+    files = project_files(root / "state", f"file://{root}/store", user=(1000, 1000))
+    await files.open()
+    os.sync()
+    began = time.perf_counter()
+    await files.prepare("cold", revision, ignore_progress)
+    seconds = time.perf_counter() - began
+    await files.close()
+    shutil.rmtree(root / "state")
+    return seconds
 
 
 def _fetched(root: Path, tree: str) -> float:

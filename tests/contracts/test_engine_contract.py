@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from executord.core.reasons import FaultError, Reason, Side
-from executord.ports import BuildSpec
+from executord.ports import BuildSpec, VolumeMount
 from tests.fakes.engine_bench import MEBIBYTE, Bench, fake_bench, real_bench
 
 
@@ -326,6 +326,78 @@ async def test_a_bound_directory_is_what_the_container_writes_to(
     await bench.engine.remove_container(facts.id)
     await bench.engine.remove_volume(volume)
     assert (directory / "made.txt").exists()
+
+
+def _layers(root: Path) -> list[Path]:
+    """The top one hides a file of the one below it."""
+    found = [root / "layer", root / "snapshot"]
+    for path in found:
+        path.mkdir()
+    (found[0] / "both.txt").write_text("top\n")
+    (found[1] / "both.txt").write_text("hidden\n")
+    (found[1] / "below.txt").write_text("below\n")
+    return found
+
+
+async def test_layers_are_seen_as_one_tree_that_nobody_can_write(
+    bench: Bench, tmp_path: Path
+) -> None:
+    layers = await asyncio.to_thread(_layers, tmp_path)
+    volume = bench.name("dataset")
+    for _ in range(2):
+        await bench.engine.create_read_only_volume(volume, lower=layers, labels=bench.labels)
+    assert await bench.engine.list_volumes(bench.labels) == [volume]
+    facts = await bench.run(
+        "sees the layers at /data, and cannot write there",
+        volumes=(VolumeMount(volume=volume, target="/data"),),
+    )
+    assert facts.exit_code == 0
+    assert sorted(path.name for path in layers[0].iterdir()) == ["both.txt"]
+    with pytest.raises(FaultError) as caught:
+        await bench.engine.remove_volume(volume)
+    assert caught.value.fault.reason is Reason.ENGINE_REFUSED
+    await bench.engine.remove_container(facts.id)
+    await bench.engine.remove_volume(volume)
+    assert await bench.engine.list_volumes(bench.labels) == []
+
+
+async def test_one_layer_alone_is_no_read_only_volume(bench: Bench, tmp_path: Path) -> None:
+    layers = await asyncio.to_thread(_layers, tmp_path)
+    with pytest.raises(FaultError) as caught:
+        await bench.engine.create_read_only_volume(
+            bench.name("dataset"), lower=layers[:1], labels=bench.labels
+        )
+    assert caught.value.fault.reason is Reason.WORKSPACE_FAILED
+    assert await bench.engine.list_volumes(bench.labels) == []
+
+
+@pytest.mark.parametrize("kind", ["bind", "read-only"])
+async def test_a_bound_or_read_only_volume_made_anew_is_the_new_one_and_never_somebody_elses(
+    bench: Bench, tmp_path: Path, kind: str
+) -> None:
+    layers = await asyncio.to_thread(_layers, tmp_path)
+    volume = bench.name("volume")
+
+    async def make(lower: list[Path], labels: dict[str, str]) -> None:
+        if kind == "bind":
+            await bench.engine.create_bind_volume(volume, directory=lower[0], labels=labels)
+        else:
+            await bench.engine.create_read_only_volume(volume, lower=lower, labels=labels)
+
+    await make(layers[::-1], bench.labels)
+    await make(layers, bench.labels)
+    if kind == "bind":
+        await bench.run("writes made.txt", volume=volume)
+        assert (layers[0] / "made.txt").exists()
+    else:
+        facts = await bench.run(
+            "sees the layers at /data, and cannot write there",
+            volumes=(VolumeMount(volume=volume, target="/data"),),
+        )
+        assert facts.exit_code == 0
+    with pytest.raises(FaultError) as caught:
+        await make(layers, {"executord.test": "other"})
+    assert caught.value.fault.reason is Reason.ENGINE_REFUSED
 
 
 async def test_volumes_may_be_made_and_removed_twice(bench: Bench, tmp_path: Path) -> None:

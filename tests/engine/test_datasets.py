@@ -96,7 +96,9 @@ class Node:
 
 
 @pytest.fixture
-async def node(tmp_path: Path) -> AsyncIterator[Node]:
+async def node(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Node]:
+    """Its parameter, if any, is the way of making working directories."""
+    mode = getattr(request, "param", "auto")
     url = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
     client = DockerEngine(url=url, deadline_seconds=30.0)
     await client.open()
@@ -104,7 +106,12 @@ async def node(tmp_path: Path) -> AsyncIterator[Node]:
     store = new_store(tmp_path / "store")
     try:
         async with opened(
-            tmp_path / "state", store, volumes=client, user=(1000, 1000), instance=instance
+            tmp_path / "state",
+            store,
+            volumes=client,
+            user=(1000, 1000),
+            instance=instance,
+            mode=mode,
         ) as files:
             yield Node(client, files, store, tmp_path, instance)
             for path in (tmp_path / "state" / "runs").iterdir():
@@ -167,6 +174,26 @@ async def test_nobody_writes_into_a_snapshot(node: Node, user: str) -> None:
     assert await node.output_of(prepared, TRY_ALL, user) == ""
     again = await node.prepare(at(pushed))
     assert await node.output_of(again, "cat /data/x/part0/f0.csv") == "row 0\n"
+
+
+@pytest.mark.parametrize("node", ["copy", "hardlink"], indirect=True)
+async def test_where_runs_have_directories_of_their_own_revisions_are_mounted_as_well(
+    node: Node,
+) -> None:
+    await node.prepare(at(first(node)))
+    pushed = later(node)
+    ahead = await node.files.ready_ahead(pushed.revision, "ahead:r-1", ignore_progress)
+    assert ahead.way == "blobs"
+    prepared = await node.prepare(at(pushed))
+    assert the_dataset(prepared).source
+    assert not the_dataset(prepared).volume
+    assert prepared.dataset_cost is not None
+    assert prepared.dataset_cost.files_fetched == 0
+    for user in ("1000:1000", "0:0"):
+        assert await node.output_of(prepared, TRY_ALL, user) == ""
+    again = await node.prepare(at(pushed))
+    assert await node.output_of(again, "cd /data/x/part0; cat f0.csv f7.csv") == "changed\nrow 7\n"
+    assert "writable" in await node.output_of(again, "touch /mnt/own && echo writable")
 
 
 @pytest.mark.parametrize("user", ["1000:1000", "0:0"])

@@ -222,6 +222,8 @@ class FakeEngine:
         self, name: str, *, lower: Sequence[Path], labels: Mapping[str, str]
     ) -> None:
         nowhere = Path("/nonexistent")
+        if len(lower) < 2:
+            raise FaultError(Fault(Reason.WORKSPACE_FAILED, f"{len(lower)} layers are too few."))
         await self.create_overlay_volume(
             name, lower=lower, upper=nowhere, work=nowhere, labels=labels
         )
@@ -353,7 +355,12 @@ class FakeEngine:
         command = container.spec.command
         program = self._programs.get(command) or self._programs.get(command[:1])
         volume = self.volumes.get(container.spec.volume)
-        container.process = Process(container.spec, volume, container.log_path)
+        mounted = {
+            mount.target: self.volumes[mount.volume]
+            for mount in container.spec.volumes
+            if mount.volume in self.volumes
+        }
+        container.process = Process(container.spec, volume, container.log_path, mounted)
         running = self._run(container, container.process, program or self.default_program)
         container.task = asyncio.create_task(running)
 

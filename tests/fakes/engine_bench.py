@@ -17,11 +17,28 @@ from executord.engine.docker import DockerEngine
 from executord.ports import BuildSpec, BuildStep, ContainerFacts, ContainerSpec, Engine
 from tests.fakes.engine import FakeEngine
 from tests.fakes.engine_images import RemoteImage
-from tests.fakes.engine_programs import SLEEPS_FOR_EVER, Program, Script, code_of_signal
+from tests.fakes.engine_programs import (
+    SLEEPS_FOR_EVER,
+    Process,
+    Program,
+    Script,
+    code_of_signal,
+)
 from tests.fakes.registry import LoopbackRegistry
 
 BUSYBOX = "executord-test/busybox:1"
 MEBIBYTE = 1024 * 1024
+_SEES_THE_LAYERS = (
+    'cd /data && test "$(cat both.txt)" = top && test "$(cat below.txt)" = below '
+    "&& ! touch new && ! rm below.txt"
+)
+LAYERED = {"both.txt": b"top\n", "below.txt": b"below\n"}
+
+
+async def _sees_the_layers(process: Process) -> int:
+    seen = {name: process.read_mounted("/data", name) for name in LAYERED}
+    return 0 if seen == LAYERED else 1
+
 
 # name: (what the real one executes, what the fake one does instead)
 PROGRAMS: Mapping[str, tuple[tuple[str, ...], Program]] = {
@@ -43,6 +60,10 @@ PROGRAMS: Mapping[str, tuple[tuple[str, ...], Program]] = {
     "writes made.txt": (
         ("sh", "-c", "echo data > made.txt"),
         Script(files={"made.txt": b"data\n"}),
+    ),
+    "sees the layers at /data, and cannot write there": (
+        ("sh", "-c", _SEES_THE_LAYERS),
+        _sees_the_layers,
     ),
     "is not there": (
         ("no-such-program", "--flag"),

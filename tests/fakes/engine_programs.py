@@ -1,6 +1,7 @@
 """What runs inside the containers of the fake engine: scripted programs and their output."""
 
 import asyncio
+import contextlib
 import json
 import signal
 from collections.abc import Awaitable, Callable, Mapping
@@ -29,8 +30,15 @@ class Process:
     A signal without a handler ends the process, as the kernel's defaults do; SIGKILL always does.
     """
 
-    def __init__(self, spec: ContainerSpec, volume: FakeVolume | None, log_path: str) -> None:
+    def __init__(
+        self,
+        spec: ContainerSpec,
+        volume: FakeVolume | None,
+        log_path: str,
+        mounted: Mapping[str, FakeVolume] | None = None,
+    ) -> None:
         self.spec = spec
+        self.mounted = mounted or {}
         self.volume = volume
         self.handlers: dict[str, Callable[[], None]] = {}
         self.oom_killed = False
@@ -54,6 +62,13 @@ class Process:
         target = self.volume.upper / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
+
+    def read_mounted(self, target: str, name: str) -> bytes | None:
+        """A file of the read-only volume that is mounted there, of the layer that has it first."""
+        for layer in self.mounted[target].lower:
+            with contextlib.suppress(FileNotFoundError):
+                return (layer / name).read_bytes()
+        return None
 
 
 Program = Callable[[Process], Awaitable[int]]

@@ -61,7 +61,7 @@ def _rename_before_sync(files: ProjectFiles) -> None:
 
 
 def _no_check_at_first_use(files: ProjectFiles) -> None:
-    async def believe(*_: Any) -> None:
+    async def believe(*_: Any, **__: Any) -> None:
         return None
 
     setattr(files._parts.integrity, "before_use", believe)  # noqa: B010

@@ -71,6 +71,7 @@ class FakeFiles:
         self.unmounted: Fault | None = None
         self.workspaces: dict[str, Workspace] = {}
         self.kept_workspaces: set[str] = set()
+        self.empty: set[str] = set()
         self.kept: Counter[str] = Counter()
         self.copying = Gate()
         self.synced: list[tuple[str, float]] = []
@@ -118,7 +119,9 @@ class FakeFiles:
 
     async def workspaces_kept(self) -> Sequence[KeptWorkspace]:
         return [
-            KeptWorkspace(run_id=run_id, bytes=1, inodes=1, made_at=0.0)
+            KeptWorkspace(
+                run_id=run_id, bytes=1, inodes=1, made_at=0.0, is_empty=run_id in self.empty
+            )
             for run_id in sorted(self.kept_workspaces)
         ]
 

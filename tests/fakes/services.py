@@ -524,7 +524,7 @@ class FakeFiles:
             yield Progress(what="checking the cache", files_done=1, files_total=2)
             if self.stuck is not None:
                 await self.stuck.wait()
-            found = tuple(replace(each, mended=repair) for each in self.bad)
+            found = tuple(replace(each, mended=repair and not each.why_not) for each in self.bad)
             report = VerifyReport(
                 snapshots=1,
                 blobs=2,
@@ -533,7 +533,7 @@ class FakeFiles:
                 bytes_read=30,
                 seconds=0.5,
                 damaged=len(found),
-                mended=len(found) if repair else 0,
+                mended=sum(each.mended for each in found),
                 objects=found,
             )
             yield report

@@ -66,7 +66,7 @@ def until_accepted(daemon: Daemon) -> str:
 
 
 def test_a_store_that_is_not_there_is_an_error_that_names_it() -> None:
-    with running_daemon() as daemon:
+    with running_daemon(extra="[files]\nstore_patience_seconds = 1") as daemon:
         (daemon.root / "store").rmdir()
         run = daemon.wait(daemon.sh("true", files={"revision": "sha256:" + "1" * 64}))
         assert (run["state"], run["reason"]) == ("Error", "store_unavailable")

@@ -86,7 +86,9 @@ def test_a_variable_without_a_value_takes_the_one_it_has_here(
         (lambda: made.mounts(["/data"]), "SOURCE:TARGET"),
         (lambda: made.mounts(["/a:/b:rx"]), "SOURCE:TARGET"),
         (lambda: made.mounts([":/b"]), "SOURCE:TARGET"),
-        (lambda: made.mounts(["sha256:" + "0" * 64 + ":/b:rw"]), "REVISION:TARGET"),
+        (lambda: made.mounts(["sha256:" + "0" * 64 + ":/b:rw"]), "a revision is read-only"),
+        (lambda: made.mounts(["sha256:" + "0" * 64]), "REVISION:TARGET"),
+        (lambda: made.mounts(["sha256:6ac133c5:/b"]), "sha256: and 64 hex digits"),
         (lambda: made.keep_on("succeeded,sometimes"), "'sometimes'"),
     ],
 )

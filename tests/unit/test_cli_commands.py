@@ -384,7 +384,7 @@ def test_node_says_how_runs_get_their_directories_and_why_not_better(daemon: Fak
     daemon.fixed["GET /v1/node"] = (200, {**NODE, "workspaces": forced})
     shown = " ".join(ctl("node", socket=daemon.path).stdout.decode().split())
     assert "copy (set by files.mode); not overlay" in shown
-    assert "not hardlink: it would work, but files.mode says otherwise" in shown
+    assert "; hardlink would work too" in shown
 
 
 def test_doctor_warns_where_every_runs_files_are_made_one_by_one(daemon: FakeDaemon) -> None:
@@ -393,6 +393,11 @@ def test_doctor_warns_where_every_runs_files_are_made_one_by_one(daemon: FakeDae
     assert done.returncode == 0
     assert f"warning  workspaces    {WORKSPACE_WORDS}" in done.stdout.decode()
     assert b"Put `node.state_dir` on ext4, XFS or btrfs" in done.stdout
+    forced = {**NO_OVERLAY, "chosen": "copy", "forced": True}
+    daemon.fixed["GET /v1/node"] = (200, {**NODE, "workspaces": forced})
+    shown = ctl("doctor", socket=daemon.path).stdout
+    assert b"ok       workspaces    copy (set by files.mode)" in shown
+    assert b"Put `node.state_dir`" not in shown
     well = {**NO_OVERLAY, "chosen": "overlay"}
     daemon.fixed["GET /v1/node"] = (200, {**NODE, "workspaces": well})
     assert b"ok       workspaces    overlay\n" in ctl("doctor", socket=daemon.path).stdout
@@ -402,7 +407,8 @@ def test_doctor_of_a_node_without_its_store_says_how_to_mend_it(daemon: FakeDaem
     daemon.fixed["GET /v1/node"] = (200, {**NODE, "store_url": "file:///no/such/store"})
     done = ctl("doctor", socket=daemon.path)
     assert done.returncode == 1
-    assert b"mkdir -p /no/such/store" in done.stdout
+    mend = b"Mount its disk, or bring the directory back. Only for a new, empty store: `mkdir -p"
+    assert mend in done.stdout
 
 
 def test_following_a_daemon_that_was_never_there_is_exit_code_3_at_once(tmp_path: Path) -> None:

@@ -103,3 +103,31 @@ def test_of_an_assignment_everything_that_it_needs_is_asked_for() -> None:
     }
     assert _wanted({"command": ["true"]}) == {"revisions": [], "images": [{}]}
     assert _wanted({"revisions": [REVISION]}) == {"revisions": [REVISION]}
+
+
+def test_a_shortened_digest_is_refused_in_words(daemon: FakeDaemon) -> None:
+    given = json.dumps({"revisions": ["sha256:6ac133c5"]}).encode()
+    done = ctl("cache", "prefetch", "-", socket=daemon.path, stdin=given)
+    assert done.returncode == 2
+    assert b"whole digest (sha256: and 64 hex digits) is needed" in done.stderr
+    assert daemon.requests == []
+
+
+def test_jobs_can_be_looked_at_later(daemon: FakeDaemon) -> None:
+    ended = job("incomplete", "dropped", detail="There is no room for it.")
+    daemon.fixed["GET /v1/cache/prefetch"] = (200, {"jobs": [ended]})
+    done = ctl("cache", "prefetch", "--show", socket=daemon.path)
+    assert done.returncode == 0
+    shown = " ".join(done.stdout.decode().split())
+    assert "p-1 incomplete" in shown
+    assert "0 of 1 item" in shown
+    assert "There is no room for it." in shown
+    assert ctl("-q", "cache", "prefetch", "--show", socket=daemon.path).stdout == b"p-1\n"
+    as_json = ctl("--json", "cache", "prefetch", "--show", socket=daemon.path).stdout
+    assert json.loads(as_json) == {"jobs": [ended]}
+
+
+def test_prefetching_nothing_is_a_mistake_of_usage(daemon: FakeDaemon) -> None:
+    for words in ((), ("--show", "-"), ("--show", "--detach")):
+        assert ctl("cache", "prefetch", *words, socket=daemon.path, stdin=b"{}").returncode == 2
+    assert daemon.requests == []

@@ -104,7 +104,11 @@ def test_a_project_head_that_somebody_else_moved_is_said(daemon: FakeDaemon) -> 
     result = {"revision": "sha256:" + "a" * 64, "head": "conflict", "added": 1}
     daemon.script = ends("Succeeded", 0, result=result)
     said = ctl("run", "--", "x", socket=daemon.path).stderr.decode()
-    assert "somebody else moved the project's head" in said
+    assert "the project's head does not come from the revision that the run began with" in said
+    paths = {"conflicts": ["a", "b"], "conflict_count": 3}
+    daemon.script = ends("Succeeded", 0, result={**result, **paths})
+    said = ctl("run", "--", "x", socket=daemon.path).stderr.decode()
+    assert "somebody else moved the project's head meanwhile and changed a, b and 1 more" in said
     assert f"executorctl pull sha256:{'a' * 64} DIR" in said
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import subprocess
+from dataclasses import replace
 
 from executord.ports import DamagedObject
 from tests.fakes.api import Api, serving
@@ -36,6 +37,16 @@ async def test_what_is_bad_is_named_and_fails_with_1() -> None:
     assert b"b/c has other content (live runs: r-1)" in done.stdout
     assert b"1 bad, 0 mended." in done.stdout
     assert b"--repair" in done.stderr
+
+
+async def test_why_it_was_not_mended_is_said_with_what_to_do() -> None:
+    why = "The store file:///away does not answer."
+    async with serving() as api:
+        api.parts.files.bad = [replace(BAD, why_not=why)]
+        done = await on(api, "cache", "verify", "--repair")
+    assert done.returncode == 1
+    assert f"not mended: {why}".encode() in done.stdout
+    assert b"when the store is back" in done.stderr
 
 
 async def test_what_was_mended_is_said_and_is_fine() -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from executord.core.eviction import NOTHING, Space
+from executord.core.run import Mount
+from executord.files.cache.blobs import BlobKey
 from executord.files.cache.layout import Layout
 from executord.files.cache.measure import measure
 from executord.files.cache.trash import STEP_BYTES, STEP_FILES, Trash
@@ -270,7 +272,8 @@ async def test_inodes_are_made_room_for_before_anything_is_fetched(
         wanted: list[int] = []
 
         def noted(incoming: Space, *, own_limits: bool) -> Space:
-            wanted.append(incoming.inodes)
+            if incoming.inodes:  # the caretaker asks too, for nothing
+                wanted.append(incoming.inodes)
             return before(incoming, own_limits=own_limits)
 
         made._short_of = noted  # type: ignore[method-assign]
@@ -279,6 +282,101 @@ async def test_inodes_are_made_room_for_before_anything_is_fetched(
             await use(files, pushed.revision, f"r-{number}")
             # a snapshot's blobs and two directories; a copy's files too, with what is beside them
             assert wanted[0] == (42 if mode == "overlay" else 43)
+
+
+async def test_nothing_is_promised_of_blobs_that_a_live_run_links_to(
+    tmp_path: Path, store: Store, disk: Path
+) -> None:
+    """Where runs get links: their blobs' bytes stay taken, whoever else lets go of them."""
+    state = disk / "s"
+    both = {f"both/{n}": os.urandom(9000 + n) for n in range(20)} | {"big": os.urandom(MEBIBYTE)}
+    project, data = (
+        push(store, write_files(tmp_path / name, both | {name: os.urandom(300_000)}), name).revision
+        for name in ("p", "q")
+    )
+    mounts = (Mount(source="", target="/data", read_only=True, revision=data),)
+    async with opened(state, store, mode="hardlink", user=(1000, 1000)) as files:
+        await files.prepare("r-1", project, ignore_progress)
+        await files.prepare("r-2", data, ignore_progress, mounts)
+        await files.discard("r-2", keep_workspace=False)
+        await trash_is_empty(state)
+        before = free_on(disk)
+        planned = await files.prune(dry_run=True)
+        done = await files.prune(dry_run=False)
+        await trash_is_empty(state)
+        gained = free_on(disk).bytes - before.bytes
+        assert planned.freed_bytes == done.freed_bytes
+        assert gained == pytest.approx(planned.freed_bytes, abs=20_000)
+        assert 300_000 <= gained < MEBIBYTE
+        await files.discard("r-1", keep_workspace=False)
+        await trash_is_empty(state)
+        assert free_on(disk).bytes - before.bytes > MEBIBYTE
+
+
+def beside(state: Path) -> tuple[Path, list[Path]]:
+    """Half of a large file, and indexes of packs, the oldest first."""
+    partial = write_files(state / "partial-v1", {"a" * 64: os.urandom(MEBIBYTE)}) / ("a" * 64)
+    folder = state / "packs-v1" / "of-one-store"
+    indexes = write_files(folder, {f"{n:064x}": os.urandom(9000) for n in range(4)})
+    ordered = [indexes / f"{n:064x}" for n in (2, 0, 3, 1)]
+    for age, path in enumerate(ordered):
+        os.utime(path, (1000 + age, 1000 + age))
+    return partial, ordered
+
+
+async def test_half_fetched_files_and_indexes_are_counted(tmp_path: Path, store: Store) -> None:
+    async with opened(tmp_path / "s", store) as files:
+        before = await report_of(files)
+        beside(tmp_path / "s")
+        await files.prune(dry_run=True)
+        after = await report_of(files)
+        partial, indexes = after.kinds["partial_blobs"], after.kinds["pack_indexes"]
+        assert (partial.entries, partial.bytes) == (1, MEBIBYTE)
+        assert (indexes.inodes, indexes.bytes) == (5, 4 * 12_288 + 4096)  # with their folder
+        assert after.used_bytes - before.used_bytes == partial.bytes + indexes.bytes
+
+
+async def test_they_go_when_the_disk_is_short_the_oldest_first(
+    tmp_path: Path, store: Store
+) -> None:
+    async with opened(tmp_path / "s", store) as files:
+        parts = files._parts
+        partial, indexes = beside(tmp_path / "s")
+        key = BlobKey("sha256:" + "a" * 64, executable=False)
+        with parts.blobs.pinned([key]):
+            parts.sweeper.give_up_beside(lambda: not indexes[1].exists())
+        assert partial.exists()  # somebody goes on with it
+        assert [path.exists() for path in indexes] == [False, False, True, True]
+        parts.sweeper.give_up_beside(lambda: True)
+        assert partial.exists()
+        parts.sweeper.give_up_beside(lambda: not partial.exists())
+        assert not partial.exists()
+        assert [path.exists() for path in indexes] == [False, False, True, True]
+
+
+async def test_what_nobody_goes_on_fetching_goes_after_some_days(
+    tmp_path: Path, store: Store
+) -> None:
+    async with opened(tmp_path / "s", store) as files:
+        partial, _ = beside(tmp_path / "s")
+        files._parts.blobs.forget_partials()
+        assert partial.exists()
+        os.utime(partial, (1000, 1000))
+        files._parts.blobs.forget_partials()
+        assert not partial.exists()
+
+
+async def test_a_run_that_would_find_no_room_gets_theirs(
+    tmp_path: Path, store: Store, disk: Path
+) -> None:
+    revision = push(store, write_files(tmp_path / "p", {"big": os.urandom(MEBIBYTE)}), "p").revision
+    async with opened(disk / "s", store) as files:
+        facts = os.statvfs(disk)
+        with (disk / "s/partial-v1" / ("b" * 64)).open("wb") as half:
+            left = facts.f_bavail * facts.f_frsize - MEBIBYTE // 2
+            os.posix_fallocate(half.fileno(), 0, left)
+        prepared = await files.prepare("r-1", revision, ignore_progress)
+        assert prepared.cost.files_fetched == 1
 
 
 async def test_the_trace_tells_each_tree_once_and_every_use(tmp_path: Path, store: Store) -> None:

@@ -13,13 +13,16 @@ import pytest
 
 from executord.core.reasons import Fault, FaultError, Reason
 from executord.files.cache.blobs import BlobBatch
+from executord.files.cache.promises import Promise
 from executord.files.cache.spare_room import MAX_HOLDS
 from executord.files.client.push import Pushed
 from executord.files.project_files import ProjectFiles
 from executord.files.store.store import Store
 from executord.files.system.idle_work import IdleWork, helped_by
 from executord.files.system.parallel import side_by_side
-from tests.fakes.files import ignore_progress, new_store, opened, push, write_files
+from executord.ports import OnProgress
+from tests.fakes.damage import flip, snapshot_home
+from tests.fakes.files import contents, ignore_progress, new_store, opened, push, write_files
 
 FILES = {f"d{n // 10}/f{n}": f"{n}" * 50 for n in range(60)}
 IDLE = 3
@@ -186,6 +189,102 @@ async def test_where_it_would_have_to_evict_for_inodes_it_is_dropped_with_the_nu
         assert (await files.stats()).blobs == 0
 
 
+# -- where runs get directories of their own -------------------------------------------------------
+
+
+async def test_for_runs_with_directories_of_their_own_blobs_alone_are_fetched(
+    tmp_path: Path, store: Store, pushed: Pushed
+) -> None:
+    async with opened(tmp_path / "s", store, mode="copy") as files:
+        assert not await files.is_here(pushed.revision)
+        cost = await files.ready_ahead(pushed.revision, "ahead:r-1", ignore_progress)
+        assert (cost.way, cost.files_fetched, cost.files_from_cache) == ("blobs", 60, 0)
+        assert await files.is_here(pushed.revision)
+        stats = await files.stats()
+        assert (stats.blobs, stats.snapshots) == (60, 0)
+        again = await files.ready_ahead(pushed.revision, "ahead:r-2", ignore_progress)
+        assert (again.files_fetched, again.files_from_cache) == (0, 60)
+        prepared = await files.prepare("r-1", pushed.revision, ignore_progress)
+        assert (prepared.cost.way, prepared.cost.files_fetched) == ("copy", 0)
+
+
+async def test_blobs_are_fetched_at_idle_priority_until_a_run_comes_that_needs_them(
+    tmp_path: Path, store: Store, pushed: Pushed
+) -> None:
+    async with opened(tmp_path / "s", store, mode="copy") as files:
+        held = Held(files)
+        ahead = asyncio.create_task(ready(files, pushed))
+        await until(held.begun.is_set)
+        run = asyncio.create_task(files.prepare("r-1", pushed.revision, ignore_progress))
+        await until(lambda: any(work.hurried for _, work in files._ahead._gathering))
+        held.open()
+        assert (await run).cost.way == "copy"
+        assert await ahead == "blobs"
+        assert set(held.classes) == {0}
+        alone = Held(files)
+        alone.open()
+        other = push(store, write_files(tmp_path / "other", {"x": "y"}), "a/b")
+        await ready(files, other)
+        assert set(alone.classes) == {IDLE}
+
+
+async def test_blobs_that_do_not_fit_are_not_begun_with(
+    tmp_path: Path, store: Store, pushed: Pushed
+) -> None:
+    async with opened(tmp_path / "s", store, mode="copy", max_inodes=50) as files:
+        with pytest.raises(FaultError) as caught:
+            await ready(files, pushed)
+        assert caught.value.fault.evidence == {"needed_inodes": 60, "room_inodes": 45}
+        assert (await files.stats()).blobs == 0
+
+
+# -- after a restart -------------------------------------------------------------------------------
+
+
+async def test_what_an_earlier_daemon_made_is_checked_ahead_and_not_by_the_run(
+    tmp_path: Path, store: Store, pushed: Pushed
+) -> None:
+    async with opened(tmp_path / "s", store) as files:
+        await ready(files, pushed)
+    root = snapshot_home(tmp_path / "s", pushed.tree) / "root"
+    flip(root / "d0/f1")
+    async with opened(tmp_path / "s", store) as files:
+        cost = await files.ready_ahead(pushed.revision, "ahead:r-1", ignore_progress)
+        assert (cost.way, cost.files_fetched) == ("farm", 1)
+        assert contents(root)["d0/f1"] == FILES["d0/f1"]
+        seen: list[str] = []
+        await files.prepare("r-1", pushed.revision, lambda progress: seen.append(progress.what))
+        assert "checking files" not in seen
+
+
+async def test_a_check_ahead_gives_way_until_a_run_waits_for_it(
+    tmp_path: Path, store: Store, pushed: Pushed
+) -> None:
+    async with opened(tmp_path / "s", store) as files:
+        await ready(files, pushed)
+    async with opened(tmp_path / "s", store) as files:
+        begun, go_on = threading.Event(), threading.Event()
+        classes: list[int] = []
+        integrity = files._parts.integrity
+        check = integrity._make_sure
+
+        def held(tree: str, tell: OnProgress, cancelled: threading.Event) -> bool:
+            classes.append(io_class(threading.get_native_id()))
+            begun.set()
+            assert go_on.wait(20)
+            classes.append(io_class(threading.get_native_id()))
+            return check(tree, tell, cancelled)
+
+        integrity._make_sure = held  # type: ignore[method-assign]
+        ahead = asyncio.create_task(ready(files, pushed))
+        await until(begun.is_set)
+        run = asyncio.create_task(files.prepare("r-1", pushed.revision, ignore_progress))
+        await until(lambda: any(job.idle.hurried for job in integrity._checks._jobs.values()))
+        go_on.set()
+        assert ((await run).cost.way, await ahead) == ("snapshot", "snapshot")
+        assert classes == [IDLE, 0]
+
+
 async def test_a_run_that_needs_the_room_gets_what_was_held_ahead(
     tmp_path: Path, store: Store, pushed: Pushed
 ) -> None:
@@ -194,7 +293,9 @@ async def test_a_run_that_needs_the_room_gets_what_was_held_ahead(
         sweeper = files._parts.sweeper
         asked: list[int] = []
 
-        def full_while_held(incoming_bytes: int, incoming_inodes: int = 0) -> None:
+        def full_while_held(
+            incoming_bytes: int, incoming_inodes: int = 0, promise: Promise | None = None
+        ) -> None:
             holders = files._parts.snapshots.holders().values()
             asked.append(incoming_bytes)
             if any(holder.startswith("prefetch:") for held in holders for holder in held):

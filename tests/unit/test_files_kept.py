@@ -344,6 +344,25 @@ async def test_a_kept_workspace_is_listed_with_what_it_takes(ended: Ended) -> No
     assert await ended.files.workspaces_kept() == []
 
 
+async def test_one_in_which_nothing_was_changed_is_told_to_be_empty(ended: Ended) -> None:
+    write_files(ended.upper, {"new": "n"})
+    await ended.files.discard("r-1", keep_workspace=True)
+    (kept,) = await ended.files.workspaces_kept()
+    assert not kept.is_empty
+    (ended.upper / "new").unlink()
+    (kept,) = await ended.files.workspaces_kept()
+    assert kept.is_empty
+
+
+async def test_it_is_told_from_when_on_it_is_kept(ended: Ended) -> None:
+    before = ended.files._parts.workspaces.lease("r-1")
+    await ended.files.discard("r-1", keep_workspace=True)
+    report = (await ended.files.stats()).report
+    assert report is not None
+    assert before is not None
+    assert report.kept[0].since > before.made_at
+
+
 # -- holes -----------------------------------------------------------------------------------------
 
 

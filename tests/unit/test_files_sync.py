@@ -4,7 +4,7 @@ import os
 import shutil
 import socket
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -176,6 +176,57 @@ async def test_a_sync_killed_before_the_head_moved_loses_nothing_at_the_end(live
     assert end.head == "moved" or end.head == "merged"  # noqa: PLR1714 - a sentence
     files = live.pulled(live.store.head(PROJECT))
     assert (files["a.txt"], files["kept"]) == ("2", "k")
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "nothing": lambda _: b"",
+    "not UTF-8": lambda data: b"\xff\xfe" + data,
+    "torn": lambda data: data[:40],
+    "no line": lambda _: b'{"tree":"","line":[]}',
+    "one digit": lambda data: data.replace(data[20:21], b"0" if data[20:21] != b"0" else b"1", 1),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("others", [False, True])
+async def test_an_end_whose_note_of_syncs_is_damaged_builds_upon_the_last_one_all_the_same(
+    live: Live, damage: str, others: bool
+) -> None:
+    if others:
+        await live.other_run({"other": "o"})
+    write_files(live.upper, {"a.txt": "1", "kept": "k"})
+    await live.sync()
+    write_files(live.upper, {"a.txt": "2"})
+    second = await live.sync()
+    note = live.root / "s/runs/r-1/stored.json"
+    note.write_bytes(DAMAGES[damage](note.read_bytes()))
+    write_files(live.upper, {"a.txt": "3"})
+    end = await live.end()
+    assert (end.head, end.conflicts) == ("merged" if others else "moved", ())
+    assert live.store.revision(end.revision).parent == second.revision
+    files = live.pulled(live.store.head(PROJECT))
+    assert (files["a.txt"], files["kept"], "other" in files) == ("3", "k", others)
+
+
+async def test_a_damaged_note_of_what_nothing_points_to_yet_loses_no_file(live: Live) -> None:
+    write_files(live.upper, {"a.txt": "1", "kept": "k"})
+    (live.root / "s/runs/r-1/stored.json").write_bytes(b"{")
+    end = await live.end()
+    assert (end.head, live.store.revision(end.revision).parent) == ("moved", live.base)
+    assert live.pulled(end.revision)["kept"] == "k"
+
+
+async def test_what_an_earlier_run_of_the_same_name_has_left_is_not_built_upon(live: Live) -> None:
+    write_files(live.upper, {"new": "n"})
+    await live.sync()
+    pushed = push(live.store, write_files(live.root / "later", {"a.txt": "later"}))
+    await live.files.discard("r-1", keep_workspace=False)
+    prepared = await live.files.prepare("r-1", pushed.revision, ignore_progress)
+    live.run = replace(live.run, workspace=prepared.workspace)
+    write_files(live.upper, {"second": "s"})
+    (live.root / "s/runs/r-1/stored.json").write_bytes(b"{")
+    end = await live.end()
+    assert live.store.revision(end.revision).parent == pushed.revision
 
 
 async def test_nothing_is_left_in_the_cache_of_a_sync_that_is_refused(live: Live) -> None:

@@ -1,12 +1,14 @@
 """From the store to the node: shared, resumed, bounded, and never wrong."""
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from executord.core.reasons import FaultError, Reason
@@ -22,6 +24,7 @@ from executord.files.store.bucket import Bucket, Upload, open_bucket
 from executord.files.store.directory_bucket import DirectoryBucket
 from executord.files.store.store import NewBlob, Store
 from executord.files.store.transfer import Fetcher
+from executord.files.store.unpackers import PackSpan, UnpackerError, Unpackers
 from executord.files.store.watched_bucket import WatchedBucket
 from tests.fakes.files import USER
 from tests.fakes.s3 import BUSY, BadNetwork, new_bucket, options, s3_server
@@ -164,6 +167,85 @@ def test_an_unpacking_process_that_is_killed_costs_nothing_but_time(
     here.fetch(*contents)
     assert [here.content(data) for data in contents] == contents
     here.fetcher.close()
+
+
+def _helpers() -> list[psutil.Process]:
+    return [
+        process
+        for process in psutil.Process().children()
+        if any("unpack.py" in word for word in process.cmdline())
+    ]
+
+
+class StuckBucket(DirectoryBucket):
+    """Another process that opens one of its packs waits for ever."""
+
+    def path_of(self, key: str) -> str | None:
+        assert key.startswith("packs/data/")
+        return str(self._root.parent / "fifo")
+
+
+def test_unpacking_processes_that_are_killed_at_work_cost_nothing_but_time(tmp_path: Path) -> None:
+    bucket = StuckBucket(tmp_path / "store", create=True)
+    os.mkfifo(tmp_path / "fifo")
+    contents = small(3000)
+    sent(bucket, *contents)
+    here = node(tmp_path, bucket)
+    here.fetch(contents[0])  # from now on it knows the pack
+    killed: set[int] = set()
+    done = threading.Event()
+
+    def kill() -> None:
+        while not done.wait(0.01):
+            for process in _helpers():
+                process.kill()
+                killed.add(process.pid)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        here.fetch(*contents)
+    finally:
+        done.set()
+        killer.join()
+    assert killed
+    assert [here.content(data) for data in contents] == contents
+    assert list((tmp_path / "node/tmp").iterdir()) == []
+    here.fetcher.close()
+
+
+@pytest.mark.parametrize("objects", [1, 5_000])
+def test_an_unpacking_process_that_hangs_is_given_up(tmp_path: Path, objects: int) -> None:
+    os.mkfifo(tmp_path / "pack")  # opening it waits for somebody who writes to it
+    span = PackSpan(str(tmp_path / "pack"), 0, 1)
+    wanted = [(0, 1, bytes(32), f"{n:064}", 0o644) for n in range(objects)]
+    helpers = Unpackers(stall_seconds=0.5)
+
+    def ask(cancelled: threading.Event) -> None:
+        helpers.unpack(span, tmp_path, owner=USER, objects=wanted, cancelled=cancelled)
+
+    with pytest.raises(UnpackerError, match="silent"):
+        ask(NEVER)
+    cancelled = threading.Event()
+    cancelled.set()
+    with pytest.raises(CancelledWorkError):
+        ask(cancelled)
+    assert _helpers() == []
+    helpers.close()
+
+
+def test_an_unpacking_process_that_does_not_even_listen_is_given_up(tmp_path: Path) -> None:
+    (tmp_path / "pack").write_bytes(b"x")
+    span = PackSpan(str(tmp_path / "pack"), 0, 1)
+    wanted = [(0, 1, bytes(32), f"{n:064}", 0o644) for n in range(5_000)]
+    helpers = Unpackers(stall_seconds=0.5)
+    helpers.unpack(span, tmp_path, owner=USER, objects=[], cancelled=NEVER)
+    (idle,) = helpers._idle
+    os.kill(idle.pid, signal.SIGSTOP)
+    with pytest.raises(UnpackerError, match="silent"):
+        helpers.unpack(span, tmp_path, owner=USER, objects=wanted, cancelled=NEVER)
+    assert helpers.unpack(span, tmp_path, owner=USER, objects=wanted, cancelled=NEVER) == [0] * 5000
+    helpers.close()
 
 
 def test_the_same_content_as_file_and_program_is_read_once(

@@ -119,6 +119,47 @@ async def test_what_cannot_be_mended_is_said(tmp_path: Path, store: Store, pushe
     async with opened(tmp_path / "s", store.url) as files:
         report = await verify(files, repair=True)
     assert (report.damaged, report.mended, report.is_good) == (1, 0, False)
+    assert str(tmp_path / "store") in report.objects[0].why_not
+
+
+async def test_a_wrong_mode_does_not_hide_wrong_content(
+    tmp_path: Path, store: Store, pushed: Pushed
+) -> None:
+    root = await seasoned(tmp_path, store, pushed)
+    flip(root / "b/c.txt")
+    (root / "b/c.txt").chmod(0o600)
+    async with opened(tmp_path / "s", store) as files:
+        (found,) = (await verify(files)).objects
+    assert found.what == "b/c.txt has mode 600 and has other content"
+
+
+async def test_a_loose_blob_is_named_with_all_that_is_wrong_with_it(
+    tmp_path: Path, store: Store, pushed: Pushed
+) -> None:
+    root = await seasoned(tmp_path, store, pushed)
+    flip(root / "b/c.txt")
+    (root / "b/c.txt").chmod(0o600)
+    for home in (tmp_path / "s/snapshots-v1").iterdir():
+        home.rename(tmp_path / "away")
+    async with opened(tmp_path / "s", store) as files:
+        (found,) = (await verify(files)).objects
+    assert found.what == "has mode 600 and has other content"
+
+
+async def test_what_is_put_into_quarantine_is_in_the_accounts_at_once(
+    tmp_path: Path, store: Store, pushed: Pushed
+) -> None:
+    root = await seasoned(tmp_path, store, pushed)
+    flip(root / "b/c.txt")
+    async with opened(tmp_path / "s", store) as files:
+        before = (await files.stats()).report
+        await verify(files, repair=True)
+        after = (await files.stats()).report
+    assert before is not None
+    assert after is not None
+    assert (before.kinds["quarantine"].bytes, before.kinds["quarantine"].entries) == (0, 0)
+    assert after.kinds["quarantine"].bytes == 2 * 4096  # the blob and its note
+    assert after.kinds["quarantine"].entries == 1
 
 
 async def test_a_check_that_nobody_waits_for_any_more_ends(

@@ -8,8 +8,9 @@ import pytest
 
 from executord.core.reasons import Fault, FaultError, Reason
 from executord.core.refusals import Refusal, RefusedError
-from executord.core.run import MAX_SYNCS, Run, StopOrder
+from executord.core.run import MAX_SYNCS, Results, Run, StopOrder
 from executord.core.states import State
+from executord.runs.kept import Settling
 from tests.fakes.engine_containers import FakeContainer
 from tests.fakes.engine_programs import SLEEPS_FOR_EVER, Script
 from tests.unit.test_runs import Node, eventually
@@ -107,8 +108,10 @@ async def test_two_syncs_at_once_take_turns(node: Node) -> None:
 async def test_a_store_or_a_disk_that_fails_leaves_the_run_going(node: Node, gate: str) -> None:
     run = await running(node)
     getattr(node.files, gate).fault = STORE_AWAY
-    with pytest.raises(FaultError):
+    with pytest.raises(FaultError) as caught:
         await node.manager.sync(run.id)
+    assert "The run goes on" in caught.value.fault.detail
+    assert f"repeat `executorctl sync {run.id}`" in caught.value.fault.detail
     assert container_of(node).state == "running"
     after = await node.manager.run(run.id)
     assert (after.state, after.syncs) == (State.RUNNING, ())
@@ -224,6 +227,15 @@ async def test_what_does_not_run_has_nothing_to_sync(node: Node) -> None:
     assert caught.value.code is Refusal.UNKNOWN_RUN
 
 
+async def test_a_run_that_is_stopped_to_be_discarded_is_not_said_to_be_stored(node: Node) -> None:
+    run = await running(node)
+    await node.manager.stop(run.id, StopOrder(grace_seconds=30, results=Results.DISCARD))
+    await node.until(run.id, State.STOPPING)
+    detail = await refused(node, run.id)
+    assert "nothing is stored" in detail
+    assert "at its end" not in detail
+
+
 async def test_a_running_run_has_nothing_to_give_up(node: Node) -> None:
     run = await running(node)
     assert "goes on" in await refused(node, run.id, discard=True)
@@ -273,11 +285,57 @@ async def test_it_is_stored_also_by_a_later_daemon(node: Node) -> None:
     assert (await node.manager.run(run.id)).result is not None
 
 
+async def settle(node: Node) -> None:
+    await Settling(files=node.files, runs=node.manager).settle()
+
+
+async def test_what_is_left_of_a_sync_that_was_recorded_and_not_tidied_up_goes(node: Node) -> None:
+    run = await kept_run(node)
+    await node.manager.sync(run.id)
+    node.files.kept_workspaces.add(run.id)  # as if killed in between
+    await settle(node)
+    assert node.files.kept_workspaces == set()
+
+
+async def test_a_kept_workspace_without_changes_goes_by_itself_and_the_run_says_so(
+    node: Node,
+) -> None:
+    run = await kept_run(node)
+    node.files.empty.add(run.id)
+    await settle(node)
+    assert node.files.kept_workspaces == set()
+    after = await node.manager.run(run.id)
+    assert (after.keeps_workspace, after.result is not None) == (False, True)
+
+
+async def test_what_is_kept_stays_as_long_as_nobody_decides(node: Node) -> None:
+    run = await kept_run(node)
+    node.files.kept_workspaces.add("r-unknown")
+    await settle(node)
+    assert node.files.kept_workspaces == {run.id, "r-unknown"}
+    assert (await node.manager.run(run.id)).keeps_workspace
+
+
+async def test_one_that_cannot_be_settled_now_keeps_no_other_from_it(node: Node) -> None:
+    first, second = await kept_run(node), None
+    node.files.kept_workspaces.clear()
+    second = await kept_run(node)
+    node.files.kept_workspaces = {first.id, second.id}
+    node.files.empty = {first.id}
+    node.files.keeping.fault = STORE_AWAY
+    await node.manager.sync(second.id, discard=True)
+    node.files.kept_workspaces.add(second.id)
+    await settle(node)
+    assert node.files.kept_workspaces == {first.id}
+
+
 async def test_a_store_that_is_still_away_loses_nothing(node: Node) -> None:
     run = await kept_run(node)
     node.files.keeping.fault = STORE_AWAY
-    with pytest.raises(FaultError):
+    with pytest.raises(FaultError) as caught:
         await node.manager.sync(run.id)
+    assert "still kept on this node" in caught.value.fault.detail
+    assert f"repeat `executorctl sync {run.id}`" in caught.value.fault.detail
     assert (await node.manager.run(run.id)).keeps_workspace
     assert node.files.kept_workspaces == {run.id}
 

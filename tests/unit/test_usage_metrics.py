@@ -100,6 +100,15 @@ def test_what_nobody_has_told_is_not_shown_as_zero() -> None:
     assert figures["executord_outbox_parked_runs", ()] == 1
 
 
+def test_damage_is_counted_as_far_as_it_was_told() -> None:
+    metrics = Metrics(version="1")
+    for damaged, mended in ((2, 0), (2, 1), (3, 1)):
+        metrics.set_damage(damaged=damaged, mended=mended)
+    figures = shown(metrics)
+    assert figures["executord_cache_damaged_total", ()] == 3
+    assert figures["executord_cache_mended_total", ()] == 1
+
+
 def test_two_daemons_in_one_process_do_not_share_figures() -> None:
     one, other = Metrics(version="1"), Metrics(version="1")
     one.transition(went("r", None, State.QUEUED))

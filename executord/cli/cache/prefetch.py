@@ -6,12 +6,12 @@ from typing import Any
 
 import click
 
-from executord.cli.assignment import read_assignment
+from executord.cli.assignment import is_revision, not_whole, read_assignment
 from executord.cli.client import JsonObject
 from executord.cli.console import can_draw
-from executord.cli.errors import EXIT_FAILED, CliError
+from executord.cli.errors import EXIT_FAILED, CliError, UsageProblemError
 from executord.cli.session import Command, Session, pass_session
-from executord.cli.units import short_digest
+from executord.cli.units import ago, plural, short_digest
 from executord.cli.views import Bars
 
 _PATH = "/v1/cache/prefetch"
@@ -20,16 +20,31 @@ _STYLES = {"ready": "green", "failed": "red", "dropped": "yellow"}
 
 
 @click.command("prefetch", cls=Command)
-@click.argument("source", metavar="FILE|-", type=click.Path(allow_dash=True, dir_okay=False))
+@click.argument(
+    "source",
+    metavar="FILE|-",
+    required=False,
+    type=click.Path(allow_dash=True, dir_okay=False),
+)
 @click.option("--detach", is_flag=True, help="Print the job and leave it to itself.")
+@click.option("--show", is_flag=True, help="List the prefetches under way, and the last ones.")
 @pass_session
-def prefetch_command(session: Session, *, source: str, detach: bool) -> int:
+def prefetch_command(session: Session, *, source: str | None, detach: bool, show: bool) -> int:
     """Fetch what FILE (JSON) names before a run needs it.
 
     FILE holds {"revisions": […], "images": [{"image": …}]}, or an assignment: then all that it
     needs is fetched. Exits with 1 where something could not be made ready.
     """
-    job = session.client.post(_PATH, _wanted(read_assignment(source)))
+    if show:
+        if source is not None or detach:
+            raise UsageProblemError("--show stands alone: it asks for nothing new.")
+        _show(session)
+        return 0
+    if source is None:
+        raise UsageProblemError("Name a FILE (or - for standard input), or --show.")
+    wanted = _wanted(read_assignment(source))
+    _check(wanted)
+    job = session.client.post(_PATH, wanted)
     if detach:
         _print(session, job, detached=True)
         return 0
@@ -50,6 +65,47 @@ def _wanted(given: JsonObject) -> JsonObject:
     }
     revisions = list(dict.fromkeys(revision for revision in named if revision))
     return {"revisions": revisions, "images": [image]}
+
+
+def _check(wanted: JsonObject) -> None:
+    """Only what the daemon could tell in a pattern alone."""
+    revisions = wanted.get("revisions")
+    for revision in revisions if isinstance(revisions, list) else ():
+        if isinstance(revision, str) and not is_revision(revision):
+            raise UsageProblemError(f"revisions: {not_whole(revision)}")
+
+
+def _show(session: Session) -> None:
+    answer = session.client.get(_PATH)
+    jobs = answer.get("jobs") or []
+    if session.as_json:
+        session.output.json(answer)
+    elif session.quiet:
+        for job in jobs:
+            session.output.line(str(job.get("id")))
+    elif not jobs:
+        session.output.note("No prefetch since the daemon started.")
+    else:
+        session.output.table(
+            ("job", "state", "asked", "ready", "ended", "not ready"), [_row(job) for job in jobs]
+        )
+
+
+def _row(job: JsonObject) -> tuple[str, ...]:
+    items: list[JsonObject] = job.get("items") or []
+    left = [item for item in items if item.get("state") != "ready"]
+    return (
+        str(job.get("id")),
+        str(job.get("state")),
+        ago(job.get("asked_at")),
+        f"{len(items) - len(left)} of {plural(len(items), 'item')}",
+        ago(job.get("ended_at")),
+        "; ".join(
+            f"{_name(item)} {item.get('state')}"
+            + (f": {item['detail']}" if item.get("detail") else "")
+            for item in left
+        ),
+    )
 
 
 def _followed(session: Session, job: JsonObject) -> JsonObject:
@@ -102,6 +158,7 @@ def _print(session: Session, job: JsonObject, *, detached: bool) -> None:
         return
     if detached:
         output.line(str(job.get("id")))
+        output.note("`executorctl cache prefetch --show` tells how far it is.")
         return
     items: list[dict[str, Any]] = job.get("items") or []
     output.table(

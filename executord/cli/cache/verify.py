@@ -67,6 +67,8 @@ def _show(session: Session, report: JsonObject, *, repair: bool) -> None:
             f"{safe(found.get('digest', ''))}: {safe(found.get('what', ''))}"
             f"{f' (live runs: {runs})' if runs else ''}"
         )
+        if found.get("why_not"):
+            output.line(f"        not mended: {safe(found['why_not'])}")
     if damaged > _MOST_SHOWN:
         output.line(f"… and {plural(damaged - _MOST_SHOWN, 'more')}; --json has up to 1000")
     for skipped in report.get("skipped") or ():
@@ -75,5 +77,10 @@ def _show(session: Session, report: JsonObject, *, repair: bool) -> None:
         output.line("All of it is right.")
         return
     output.line(f"{damaged:,} bad, {mended:,} mended.")
-    if damaged > mended and not repair:
+    if damaged > mended and repair:
+        output.note(
+            "No run gets what was not mended: a run that needs it fetches it again. Repeat this "
+            "when the store is back; where the store has no good copy, push the files again."
+        )
+    elif damaged > mended:
         output.note("`executorctl cache verify --repair` puts aside and fetches again what is bad.")

@@ -15,6 +15,8 @@ _KINDS = {
     "live_workspaces": "live runs' own files",
     "kept_workspaces": "kept workspaces",
     "quarantine": "quarantine",
+    "partial_blobs": "half-fetched large files",
+    "pack_indexes": "indexes of the store's packs",
 }
 _TRIGGERS = {
     "high_watermark": "above the high watermark",

@@ -94,7 +94,7 @@ def _workspace_findings(workspaces: JsonObject | None) -> Iterator[Finding]:
     if not workspaces:
         return
     words = workspace_words(workspaces)
-    if workspaces.get("chosen") == "overlay":
+    if workspaces.get("chosen") == "overlay" or workspaces.get("forced"):
         yield Finding("workspaces", "ok", words)
         return
     yield Finding(
@@ -112,7 +112,11 @@ def _store_finding(url: str) -> Finding:
         return Finding("store", "bad", "no file store is named", "Set `[store] url`.")
     path = Path(url.removeprefix("file://"))
     if path.is_absolute() and not path.is_dir():
-        return Finding("store", "bad", f"{path} is not there", f"Make it: `mkdir -p {path}`.")
+        mend = (
+            "Mount its disk, or bring the directory back. "
+            f"Only for a new, empty store: `mkdir -p {path}`."
+        )
+        return Finding("store", "bad", f"{path} is not there", mend)
     if path.is_absolute() and not os.access(path, os.W_OK):
         mend = "Nothing, unless you push or pull yourself: then ask for access to it."
         return Finding("store", "warning", f"{path} is not yours to write to", mend)

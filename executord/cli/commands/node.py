@@ -60,7 +60,7 @@ def _accepting(session: Session, node: JsonObject) -> str:
 
 
 def workspace_words(workspaces: JsonObject | None) -> str:
-    """One line: "copy (set by files.mode); not overlay: …; not reflink: …"."""
+    """One line: "copy (set by files.mode); not overlay: …; reflink would work too"."""
     if not workspaces:
         return ""
     chosen = str(workspaces.get("chosen") or "")
@@ -68,8 +68,8 @@ def workspace_words(workspaces: JsonObject | None) -> str:
     for verdict in workspaces.get("verdicts") or []:
         if verdict.get("mode") == chosen:
             break
-        why = verdict.get("why") or "it would work, but files.mode says otherwise"
-        why_not.append(f"not {verdict.get('mode')}: {why}")
+        mode, why = verdict.get("mode"), verdict.get("why")
+        why_not.append(f"not {mode}: {why}" if why else f"{mode} would work too")
     forced = " (set by files.mode)" if workspaces.get("forced") else ""
     return safe("; ".join([f"{chosen}{forced}", *why_not]))
 

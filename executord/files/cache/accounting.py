@@ -7,6 +7,7 @@ right what differs.
 """
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from executord.files.cache.grounds import About, Ground
 from executord.files.cache.inventory import key_of_ground
 from executord.files.cache.layout import Layout
 from executord.files.cache.measure import SECTOR_BYTES, measure
+from executord.files.cache.quarantine import NOTE
 from executord.files.cache.remembered import Measured, Remembered
 from executord.files.cache.snapshots import Snapshots
 from executord.ports import CacheKind, KindUse
@@ -48,7 +50,9 @@ class _Workspace:
 
 
 class Accounting:
-    """Blocks. `used` may be asked in any thread; all else is for the caretaker's."""
+    """Blocks. `used` and `look_at_quarantine` are for any thread; all else is for the
+    caretaker's.
+    """
 
     def __init__(
         self, layout: Layout, blobs: Blobs, snapshots: Snapshots, remembered: Remembered
@@ -58,7 +62,9 @@ class Accounting:
         self._snapshots = snapshots
         self._remembered = remembered
         self._workspaces: dict[str, _Workspace] = {}
-        self._quarantine = NOTHING
+        self._quarantine = KindUse(entries=0, bytes=0, inodes=0)
+        self._quarantine_changed = 0
+        self._beside: dict[CacheKind, KindUse] = {}
         self._lock = threading.Lock()
         self._next_count = 0.0
 
@@ -86,14 +92,18 @@ class Accounting:
     # -- what is used ------------------------------------------------------------------------------
 
     def used(self) -> Space:
-        """All that the limits count: blobs, grounds, runs' directories, what is quarantined."""
+        """All that the limits count: blobs, grounds, runs' directories, what is quarantined,
+        half-fetched files and indexes of packs.
+        """
         total = Space(self._blobs.bytes, self._blobs.count)
         for ground, about in self._snapshots.grounds().items():
             total = total.plus(self.own(ground, about))
         with self._lock:
             for workspace in self._workspaces.values():
                 total = total.plus(workspace.space)
-            return total.plus(self._quarantine)
+            for use in (*self._beside.values(), self._quarantine):
+                total = total.plus(Space(use.bytes, use.inodes))
+            return total
 
     def own(self, ground: Ground, about: About) -> Space:
         measured = self._remembered.measured.get(key_of_ground(ground))
@@ -113,14 +123,11 @@ class Accounting:
             own = [self.own(each, about) for each, about in grounds.items() if each.kind == kind]
             found[name] = _sum(own)
         with self._lock:
+            found.update(self._beside)
             spaces = list(self._workspaces.values())
             found["live_workspaces"] = _sum([each.space for each in spaces if not each.kept])
             found["kept_workspaces"] = _sum([each.space for each in spaces if each.kept])
-            found["quarantine"] = KindUse(
-                entries=self._quarantine.inodes // 2,
-                bytes=self._quarantine.bytes,
-                inodes=self._quarantine.inodes,
-            )
+            found["quarantine"] = self._quarantine
         return found
 
     def workspace(self, run: str) -> Space:
@@ -136,7 +143,19 @@ class Accounting:
         with contextlib.suppress(_StoppedError):
             self._measure_grounds(stop, rest)
             self._measure_workspaces(kept, stop, rest)
-            self._quarantine = _measure_inside(self._layout.quarantine, rest)
+            self._quarantine = _measure_quarantine(self._layout.quarantine, rest)
+            for kind, folder in self._layout.beside.items():
+                space = _measure_inside(folder, rest)
+                self._beside[kind] = KindUse(
+                    entries=space.inodes, bytes=space.bytes, inodes=space.inodes
+                )
+
+    def look_at_quarantine(self) -> None:
+        """Measure it where something came or went since: damage is to be seen at once. OSError."""
+        changed = self._layout.quarantine.stat().st_mtime_ns
+        if changed != self._quarantine_changed:
+            self._quarantine = _measure_quarantine(self._layout.quarantine, None)
+            self._quarantine_changed = changed
 
     def _measure_grounds(
         self, stop: threading.Event, rest: Callable[[], None] | None, *, again: bool = False
@@ -172,7 +191,7 @@ class Accounting:
                 return
             if known is not None and (
                 (known.kept and is_kept and known.whole)
-                or now - known.measured_at < _PATIENCE * known.took
+                or (known.kept == is_kept and now - known.measured_at < _PATIENCE * known.took)
             ):
                 continue
             began = time.monotonic()
@@ -270,3 +289,20 @@ def _measure_inside(path: Path, rest: Callable[[], None] | None) -> Space:
     except OSError:
         return NOTHING
     return Space(max(0, whole.bytes - itself), max(0, whole.inodes - 1))
+
+
+def _measure_quarantine(path: Path, rest: Callable[[], None] | None) -> KindUse:
+    """A blob here counts, though trees on their way out still link to it; what a tree here links to
+    is with the blobs.
+    """
+    total, notes = NOTHING, 0
+    with contextlib.suppress(OSError), os.scandir(path) as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                if entry.is_dir(follow_symlinks=False):
+                    total = total.plus(measure(entry.path, with_links=False, rest=rest))
+                    continue
+                facts = entry.stat(follow_symlinks=False)
+                total = total.plus(Space(facts.st_blocks * SECTOR_BYTES, 1))
+                notes += entry.name.endswith(NOTE)
+    return KindUse(entries=notes, bytes=total.bytes, inodes=total.inodes)

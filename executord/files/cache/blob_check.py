@@ -70,10 +70,20 @@ class BlobCheck:
 
     def _wrong(self, key: BlobKey, facts: os.stat_result, way: Way) -> tuple[str, str]:
         """Why it is bad, "" where it is not, and what it hashes to, as far as that is known."""
+        wrong = []
         if facts.st_mode & 0o7777 != self._blobs.mode_of(key):
-            return f"has mode {facts.st_mode & 0o7777:o}", ""
+            wrong.append(f"has mode {facts.st_mode & 0o7777:o}")
         if (facts.st_uid, facts.st_gid) != self._blobs.owner:
-            return f"belongs to {facts.st_uid}:{facts.st_gid}", ""
+            wrong.append(f"belongs to {facts.st_uid}:{facts.st_gid}")
+        content, found = self._wrong_content(key, facts, way)
+        if content is None:
+            return "", ""
+        return " and ".join([*wrong, *filter(None, (content,))]), found
+
+    def _wrong_content(
+        self, key: BlobKey, facts: os.stat_result, way: Way
+    ) -> tuple[str | None, str]:
+        """None where it has gone meanwhile."""
         path = Path(self._blobs.path(key))
         try:
             folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -86,7 +96,7 @@ class BlobCheck:
             finally:
                 os.close(fd)
         except FileNotFoundError:
-            return "", ""
+            return None, ""
         except NotRegularError:
             return "is no file", ""
         except OSError as error:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from executord.files.cache.inodes import Inodes
 from executord.files.cache.layout import Layout
+from executord.files.cache.measure import SECTOR_BYTES
 from executord.files.model import digests
 from executord.files.system import disk
 
@@ -70,7 +71,7 @@ class Blobs:
         self.owner = owner
         self._modes = (0o644, 0o755)
         self._root = str(layout.blobs)
-        self._partial = layout.root / "partial-v1"
+        self._partial = layout.partials
         self._pins: Counter[BlobKey] = Counter()
         self._lock = threading.Lock()
         self.count = 0
@@ -90,6 +91,11 @@ class Blobs:
     def root(self) -> Path:
         return Path(self._root)
 
+    @property
+    def runs_link_to_them(self) -> bool:
+        """Whether a run may have links to them, by which their bytes stay taken without them."""
+        return self._root == str(self._layout.read_only_blobs)
+
     def mode_of(self, key: BlobKey) -> int:
         return self._modes[key.executable]
 
@@ -100,7 +106,7 @@ class Blobs:
         for shard in range(256):
             Path(self._root, f"{shard:02x}").mkdir(mode=0o700, exist_ok=True)
         self._partial.mkdir(mode=0o700, exist_ok=True)
-        self._forget_old_partials()
+        self.forget_partials()
         if known is None:
             known = self.count_all()
         with self._lock:
@@ -207,11 +213,23 @@ class Blobs:
         """Where a large blob is put together, so that a killed download can be taken up again."""
         return f"{self._partial}/{key.place[3:]}"
 
-    def _forget_old_partials(self) -> None:
-        now = time.time()
-        for path in self._partial.iterdir():
-            if now - path.stat().st_mtime > _PARTIAL_SECONDS:
-                path.unlink()
+    def forget_partials(self, *, idle_seconds: float = _PARTIAL_SECONDS) -> int:
+        """Those that nobody has gone on with for so long, nor does now; gives the bytes freed."""
+        now, freed = time.time(), 0
+        for path in list(self._partial.iterdir()):
+            key = _key_of(path.name)
+            with self._lock:  # nobody begins to go on with it meanwhile: he pins it first
+                if key is not None and key in self._pins:
+                    continue
+                try:
+                    facts = path.stat()
+                    if now - facts.st_mtime < idle_seconds:
+                        continue
+                    path.unlink()
+                except FileNotFoundError:
+                    continue
+            freed += facts.st_blocks * SECTOR_BYTES
+        return freed
 
     def batch(self) -> "BlobBatch":
         return BlobBatch(self, self._layout, self.owner)

@@ -52,7 +52,8 @@ class _Tally:
         known = self.damaged.get(key)
         if known is not None:
             trees = tuple(dict.fromkeys((*known.trees, *found.trees)))
-            found = replace(known, trees=trees, mended=known.mended and found.mended)
+            mended, why_not = known.mended and found.mended, known.why_not or found.why_not
+            found = replace(known, trees=trees, mended=mended, why_not=why_not)
         self.damaged[key] = found
 
     def report(self) -> VerifyReport:
@@ -156,16 +157,18 @@ class Inspection:
         if not damages:
             return
         runs = tuple(self._control.live_on((ground,)))
-        mended = False
+        mended, why_not = False, ""
         if tally.mend:
             await in_thread(threads, self._control.bad_ground, ground, damages, tally.found_by)
-            mended = await self._integrity.build_again(ground.tree)
+            why_not = await self._integrity.build_again(ground.tree)
+            mended = not why_not
             await self._integrity.build_what_is_held()
             self._control.count(mended=len(damages) if mended else 0)
         else:
             self._control.suspect(damage.inode for damage in damages if damage.inode)
         for damage in damages:
-            tally.note(_found(ground, damage, mended=mended, runs=runs))
+            found = _found(ground, damage, mended=mended, runs=runs)
+            tally.note(replace(found, why_not=why_not))
 
     def _all_blobs(self, way: Way, tally: _Tally) -> None:
         with disk("check the blobs"):
@@ -174,7 +177,12 @@ class Inspection:
             tally.blobs = self._blobs.count
         for key, what in bad:
             mended = tally.mend and not os.path.exists(self._blobs.path(key))  # noqa: PTH110 - a str
-            tally.note(DamagedObject(kind="blob", digest=key.digest, what=what, mended=mended))
+            why_not = "It came back meanwhile." if tally.mend and not mended else ""
+            tally.note(
+                DamagedObject(
+                    kind="blob", digest=key.digest, what=what, mended=mended, why_not=why_not
+                )
+            )
             self._control.count(mended=int(mended))
 
     def _all_objects(self, way: Way, tally: _Tally) -> None:

@@ -94,6 +94,7 @@ class Integrity:
         control: DamageControl,
         beliefs: Beliefs,
         threads: Executor,
+        ahead_threads: Executor | None = None,
         verify: Verify = "first_use",
     ) -> None:
         self._owner = owner
@@ -105,7 +106,7 @@ class Integrity:
         self._control = control
         self._beliefs = beliefs
         self._verify = verify
-        self._checks: SharedWork[bool] = SharedWork(threads)
+        self._checks: SharedWork[bool] = SharedWork(threads, ahead_threads)
 
     @property
     def is_busy(self) -> bool:
@@ -132,11 +133,12 @@ class Integrity:
             bad = self._blob_check.check(keys, way, "first use")
         self._control.count(mended=len(bad))
 
-    async def before_use(self, tree: str, tell: OnProgress) -> Made | None:
+    async def before_use(self, tree: str, tell: OnProgress, *, ahead: bool = False) -> Made | None:
         """The tree is right on return; what was built again for that, or None.
 
-        Costs nothing once it is known. `tell` is called in a thread. Raises FILES_CORRUPT where
-        the store has no good copy either, and the store's and disk's faults.
+        Costs nothing once it is known. `tell` is called in a thread. `ahead` of its use it gives
+        way to everything else. Raises FILES_CORRUPT where the store has no good copy either, and
+        the store's and disk's faults.
         """
         if self._is_believed(tree):
             return None
@@ -146,11 +148,11 @@ class Integrity:
             return self._make_sure(tree, tell, cancelled)
 
         for _ in range(_TRIES):
-            if await self._checks.join(tree, make_sure, tell):
+            if await self._checks.join(tree, make_sure, tell, ahead=ahead):
                 if made is not None:
                     self._control.count(mended=1)
                 return made
-            made, _ = await self._builds.build(tree, tell)
+            made, _ = await self._builds.build(tree, tell, ahead=ahead)
             await self.build_what_is_held()
         raise corrupt(
             f"The files of {tree} are damaged again as soon as they were fetched. "
@@ -235,14 +237,14 @@ class Integrity:
             if self._snapshots.find(tree) is None:
                 await self.build_again(tree)
 
-    async def build_again(self, tree: str) -> bool:
-        """False where the store has no good copy, or cannot be asked now."""
+    async def build_again(self, tree: str) -> str:
+        """Why it is not there: the store has no good copy, or cannot be asked. Once it is: ""."""
         try:
             await self._builds.build(tree, nobody)
         except FaultError as error:
             log.warning("tree.not_mended", tree=tree, detail=error.fault.detail)
-            return False
-        return True
+            return error.fault.detail
+        return ""
 
 
 def nobody(_: object) -> None:

@@ -199,7 +199,11 @@ class _Marking:
                     key = (int(name[:16], 16) << 1) | name.endswith(_EXECUTABLE)
                 except ValueError:
                     continue  # not of our making
-                if key in class_of or f"{shard:02x}/{name}" in self._pinned:
+                if key in class_of:
+                    if self._blobs.runs_link_to_them:
+                        self._leave_out_if_linked(entry, class_of[key])
+                    continue
+                if f"{shard:02x}/{name}" in self._pinned:
                     continue
                 if not digests.is_digest(digests.PREFIX + name.removesuffix(_EXECUTABLE)):
                     continue
@@ -207,6 +211,8 @@ class _Marking:
                     facts = entry.stat(follow_symlinks=False)
                 except FileNotFoundError:
                     continue
+                if facts.st_nlink > 1:
+                    continue  # a run has it, or the trash: it would free nothing
                 found.append((facts.st_mtime, facts.st_blocks * SECTOR_BYTES, name))
         found.sort()
         together = -(-len(found) // _MOST_LOOSE_A_SHARD)
@@ -220,6 +226,19 @@ class _Marking:
             )
             for at in range(0, len(found), max(together, 1))
         ]
+
+    def _leave_out_if_linked(self, entry: "os.DirEntry[str]", number: int) -> None:
+        """One to which more than its grounds link stays on the disk when they all go."""
+        try:
+            facts = entry.stat(follow_symlinks=False)
+        except FileNotFoundError:
+            return
+        if facts.st_nlink > 1 + len(self._holders[number]):
+            size = facts.st_size
+            large = size >= _LARGE_BYTES
+            taken = facts.st_blocks * SECTOR_BYTES if large else (size + 4095) & ~4095
+            self._bytes[number] -= taken
+            self._counts[number] -= 1
 
 
 def read_region(path: Path, first: int, last: int, grouped: bool) -> bytes:  # noqa: FBT001

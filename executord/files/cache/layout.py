@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from executord.files.system.disk import unique_name
+from executord.ports import CacheKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,24 @@ class Layout:
     @property
     def quarantine(self) -> Path:
         return self.root / "quarantine"
+
+    @property
+    def partials(self) -> Path:
+        """Large blobs as far as they are fetched."""
+        return self.root / "partial-v1"
+
+    @property
+    def pack_indexes(self) -> Path:
+        return self.root / "packs-v1"
+
+    @property
+    def known_stores(self) -> Path:
+        return self.root / "stores.json"
+
+    @property
+    def beside(self) -> dict[CacheKind, Path]:
+        """Flat folders of what nothing links to and what can always be fetched again."""
+        return {"partial_blobs": self.partials, "pack_indexes": self.pack_indexes}
 
     @property
     def runs_tmp(self) -> Path:

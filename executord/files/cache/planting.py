@@ -23,7 +23,7 @@ from executord.files.system.directories import Cursor
 
 OPAQUE = "user.overlay.opaque"
 
-_FILE, _EXECUTABLE = Kind.FILE, Kind.EXECUTABLE
+_FILE, _EXECUTABLE, _IS_DIRECTORY = Kind.FILE, Kind.EXECUTABLE, Kind.DIRECTORY
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY_MODE = 0o755
 _LONGEST_PATH = 2048
@@ -111,9 +111,10 @@ class Planting:
 
     def _make_all(self, dir_fd: int, bed: Bed) -> None:
         """As `_make` for each of them, by a short way for the many that nobody else links to."""
-        link, look, source = os.link, os.stat, self._source
+        link, look, mkdir, source = os.link, os.stat, os.mkdir, self._source
         looks = self._held_below is not None
         linked, note = self._linked, self.records.add
+        done = size = 0
         for entry in bed.entries:
             digest = entry.digest
             kind = entry.kind
@@ -121,6 +122,9 @@ class Planting:
                 mark, place = hash(digest), f"{digest[7:9]}/{digest[7:]}"
             elif kind is _EXECUTABLE:
                 mark, place = ~hash(digest), f"{digest[7:9]}/{digest[7:]}-x"
+            elif kind is _IS_DIRECTORY:
+                mkdir(entry.name, _DIRECTORY_MODE, dir_fd=dir_fd)
+                continue
             else:
                 self._make(dir_fd, bed.path, entry)
                 continue
@@ -137,8 +141,10 @@ class Planting:
                 continue
             linked.add(mark)
             note(digest, kind is _EXECUTABLE, entry.size)
-            self.files += 1
-            self.bytes += entry.size
+            done += 1
+            size += entry.size
+        self.files += done
+        self.bytes += size
 
     def make_absent(self) -> None:
         """After they were fetched. Those that are still not there are `absent` again."""
@@ -172,9 +178,6 @@ class Planting:
 
     def _make(self, dir_fd: int, path: str, entry: Entry) -> None:
         kind = entry.kind
-        if kind is Kind.DIRECTORY:
-            os.mkdir(entry.name, _DIRECTORY_MODE, dir_fd=dir_fd)
-            return
         if kind is Kind.LINK:
             os.symlink(entry.target, entry.name, dir_fd=dir_fd)
             if self._give_away:

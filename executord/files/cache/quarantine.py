@@ -21,7 +21,7 @@ from executord.files.cache.layout import Layout
 from executord.files.system import disk
 
 FoundBy = Literal["insert", "first use", "scrub", "verify"]
-_NOTE = ".json"
+NOTE = ".json"
 _ARRIVING_SECONDS = 60.0
 
 
@@ -59,18 +59,18 @@ class Quarantine:
         """Out of its place and into here, at once. False where it is gone already. OSError."""
         name = disk.unique_name()
         target = self._layout.quarantine / name
-        disk.write_new(f"{target}{_NOTE}", (msgspec.json.encode(note),))
+        disk.write_new(f"{target}{NOTE}", (msgspec.json.encode(note),))
         try:
             os.rename(path, target)  # noqa: PTH104 - either kind of path
         except FileNotFoundError:
-            Path(f"{target}{_NOTE}").unlink()
+            Path(f"{target}{NOTE}").unlink()
             return False
         return True
 
     def held(self) -> list[tuple[Path, Note, int]]:
         """What is here, the oldest first, with the bytes it takes."""
         found = []
-        for note_path in self._layout.quarantine.glob(f"*{_NOTE}"):
+        for note_path in self._layout.quarantine.glob(f"*{NOTE}"):
             path = note_path.with_suffix("")
             try:
                 note = msgspec.json.decode(note_path.read_bytes(), type=Note)
@@ -100,9 +100,9 @@ class Quarantine:
                 if not stays:
                     total, number = total - size, number - 1
                     self._layout.throw_away(path)
-                    self._layout.throw_away(Path(f"{path}{_NOTE}"))
+                    self._layout.throw_away(Path(f"{path}{NOTE}"))
             for path in list(self._layout.quarantine.iterdir()):
-                if path.name.removesuffix(_NOTE) not in known and not _is_new(path, now):
+                if path.name.removesuffix(NOTE) not in known and not _is_new(path, now):
                     self._layout.throw_away(path)
 
 

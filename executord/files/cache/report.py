@@ -30,6 +30,8 @@ class LeaseLike(Protocol):
     def made_at(self) -> float: ...
     @property
     def kept(self) -> bool: ...
+    @property
+    def kept_at(self) -> float: ...
 
 
 def report_on(sweeper: Sweeper, snapshots: Snapshots, leases: Iterable[LeaseLike]) -> CacheReport:
@@ -124,7 +126,7 @@ def _workspace(sweeper: Sweeper, lease: LeaseLike) -> tuple[WorkspaceUse, bool]:
         tree=lease.tree,
         bytes=space.bytes,
         inodes=space.inodes,
-        since=lease.made_at,
+        since=lease.kept_at or lease.made_at,
         why=why,
     )
     return use, lease.kept

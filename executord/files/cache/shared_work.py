@@ -7,7 +7,14 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+import structlog
+
+from executord.files.system.idle_work import IdleWork
 from executord.ports import OnProgress, Progress
+
+log = structlog.get_logger(__name__)
+
+CLOSE_SECONDS = 10.0
 
 T = TypeVar("T")
 
@@ -16,6 +23,7 @@ Work = Callable[[OnProgress, threading.Event], T]
 
 @dataclass(slots=True)
 class _Job(Generic[T]):
+    idle: IdleWork
     cancelled: threading.Event = field(default_factory=threading.Event)
     listeners: list[OnProgress] = field(default_factory=list)
     task: "asyncio.Task[T] | None" = None
@@ -26,8 +34,18 @@ class _Job(Generic[T]):
 
 
 class SharedWork(Generic[T]):
-    def __init__(self, threads: Executor) -> None:
+    """What is begun `ahead` gives way to everything else, until somebody joins who waits for it."""
+
+    def __init__(
+        self,
+        threads: Executor,
+        ahead_threads: Executor | None = None,
+        *,
+        close_seconds: float = CLOSE_SECONDS,
+    ) -> None:
+        self._close_seconds = close_seconds
         self._threads = threads
+        self._ahead_threads = ahead_threads or threads
         self._jobs: dict[str, _Job[T]] = {}
         self._tasks: set[asyncio.Task[T]] = set()
 
@@ -35,11 +53,15 @@ class SharedWork(Generic[T]):
     def under_way(self) -> int:
         return len(self._tasks)
 
-    async def join(self, key: str, work: Work[T], on_progress: OnProgress) -> T:
+    async def join(
+        self, key: str, work: Work[T], on_progress: OnProgress, *, ahead: bool = False
+    ) -> T:
         """What `work` gives, in a thread; `on_progress` is called there. Raises what it raises."""
         job = self._jobs.get(key)
         if job is None:
-            job = self._begin(key, work)
+            job = self._begin(key, work, ahead=ahead)
+        if not ahead:
+            job.idle.hurry()
         assert job.task is not None
         job.listeners.append(on_progress)
         try:
@@ -51,18 +73,27 @@ class SharedWork(Generic[T]):
                 self._forget(key, job)
 
     async def close(self) -> None:
+        """Waits for a while: what does not look at its event is left behind."""
         for job in self._jobs.values():
             job.cancelled.set()
         if self._tasks:
-            await asyncio.wait(self._tasks)
+            _, stuck = await asyncio.wait(self._tasks, timeout=self._close_seconds)
+            if stuck:
+                log.warning("shared_work.stuck", work=sorted(task.get_name() for task in stuck))
 
-    def _begin(self, key: str, work: Work[T]) -> _Job[T]:
-        job: _Job[T] = _Job()
+    def _begin(self, key: str, work: Work[T], *, ahead: bool) -> _Job[T]:
+        job: _Job[T] = _Job(IdleWork(hurried=not ahead))
         self._jobs[key] = job
         loop = asyncio.get_running_loop()
 
+        threads = self._ahead_threads if ahead else self._threads
+
+        def in_thread() -> T:
+            with job.idle.in_this_thread():
+                return work(job.tell, job.cancelled)
+
         async def run() -> T:
-            return await loop.run_in_executor(self._threads, work, job.tell, job.cancelled)
+            return await loop.run_in_executor(threads, in_thread)
 
         job.task = task = loop.create_task(run(), name=f"shared {key}")
         self._tasks.add(task)

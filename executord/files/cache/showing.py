@@ -62,9 +62,7 @@ def why_it_goes(entry: Evictable, seconds: float, now: float) -> str:
     idle = max(0.0, now - entry.last_used)
     uses = round(entry.uses)
     times = "once" if uses <= 1 else f"{uses} times"
-    return (
-        f"used {times}, last {_span(idle)} ago; {_span(seconds)} to get again"
-    )
+    return f"used {times}, last {_span(idle)} ago; {_span(seconds)} to get again"
 
 
 def _span(seconds: float) -> str:

@@ -11,10 +11,13 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from executord.core.eviction import Space
 from executord.core.reasons import FaultError
 from executord.files.cache.blobs import Blobs
 from executord.files.cache.flatten import Flattener
 from executord.files.cache.objects import Trees
+from executord.files.cache.promises import Promise
+from executord.files.cache.second_try import again_if_full
 from executord.files.cache.snapshots import Snapshots
 from executord.files.cache.spare_room import SpareRoom
 from executord.files.cache.sweeper import Sweeper
@@ -151,24 +154,36 @@ class SnapshotBuilds:
             del self._jobs[key]
 
     def _build(self, tree: str, job: _Job) -> Made:
-        with job.work.in_this_thread():
-            build = TreeBuild(
-                replace(self._tools, make_room=partial(self._make_room, job)),
-                tree,
-                job.tell,
-                job.cancelled,
-                job.likely,
+        build = TreeBuild(self._tools, tree, job.tell, job.cancelled, job.likely)
+
+        def work(promise: Promise) -> Made:
+            build.tools = replace(
+                self._tools,
+                make_room=partial(self._make_room, job, promise),
+                room_taken=lambda size, files: self._sweeper.promises.kept(
+                    promise, Space(size, files)
+                ),
             )
             return build.run(whole=job.whole)
 
-    def _make_room(self, job: _Job, incoming_bytes: int, incoming_inodes: int) -> None:
+        with job.work.in_this_thread():
+            return again_if_full(
+                work,
+                self._sweeper,
+                self._spare,
+                lambda: job.work.hurried and not job.cancelled.is_set(),
+            )
+
+    def _make_room(
+        self, job: _Job, promise: Promise, incoming_bytes: int, incoming_inodes: int
+    ) -> None:
         if not job.work.hurried:
             with disk("look for room"):
                 self._spare.check(incoming_bytes, incoming_inodes)
             return
         try:
-            self._sweeper.make_room(incoming_bytes, incoming_inodes)
+            self._sweeper.make_room(incoming_bytes, incoming_inodes, promise)
         except FaultError:
             if not self._spare.let_go_of_all():
                 raise
-            self._sweeper.make_room(incoming_bytes, incoming_inodes)
+            self._sweeper.make_room(incoming_bytes, incoming_inodes, promise)

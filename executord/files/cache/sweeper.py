@@ -6,7 +6,7 @@ lock or a run could ever notice; the deletion itself follows slowly (`cache.tras
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
@@ -15,6 +15,7 @@ from executord.core import eviction
 from executord.core.eviction import NOTHING, Choice, Space
 from executord.core.reasons import Reason
 from executord.files.cache.accounting import Accounting
+from executord.files.cache.beside import give_up
 from executord.files.cache.blobs import BlobKey, Blobs
 from executord.files.cache.grounds import Ground
 from executord.files.cache.inventory import (
@@ -27,6 +28,7 @@ from executord.files.cache.inventory import (
 )
 from executord.files.cache.layout import Layout
 from executord.files.cache.objects import Revisions, Trees
+from executord.files.cache.promises import Promise, Promises
 from executord.files.cache.remembered import MOST_RECENT, Evicted, RecentEviction, Remembered
 from executord.files.cache.showing import show_entries, why_it_goes
 from executord.files.cache.snapshots import Snapshots
@@ -42,6 +44,7 @@ log = structlog.get_logger(__name__)
 EVERYTHING = Space(1 << 62, 1 << 62)
 
 _OBJECT_GRACE_SECONDS = 3600.0
+_LEAST_FOR_A_FULL_DISK = Space(64 << 20, 1024)
 _LINKS_AT_ONCE = 1 << 19
 _NAME_BYTES = 33
 
@@ -100,6 +103,8 @@ class Sweeper:
         self._revisions = revisions
         self.remembered = remembered
         self._lock = threading.Lock()
+        self._making_room = threading.Lock()
+        self.promises = Promises()
         self.accounting = accounting
         self.uses = uses
         self.trash = trash
@@ -135,24 +140,74 @@ class Sweeper:
         need = Space(max(each.bytes for each, _ in found), max(each.inodes for each, _ in found))
         return need, found[0][1]
 
-    def make_room(self, incoming_bytes: int, incoming_inodes: int = 0) -> None:
-        """Before that much is fetched: evict what is needed for it. Raises DISK_FULL."""
+    def empty_trash_if_short(self, leaving: threading.Event) -> None:
+        """Before anything is evicted for the disk's sake: nobody has told how much is in there,
+        after a restart above all. Raises OSError.
+        """
+
+        def is_enough() -> bool:
+            short, coming = self._short_of(NOTHING, own_limits=False), self.trash.coming
+            return short.bytes <= coming.bytes and short.inodes <= coming.inodes
+
+        if not is_enough():
+            self.trash.empty_now(lambda: leaving.is_set() or is_enough())
+
+    def make_room(
+        self, incoming_bytes: int, incoming_inodes: int = 0, promise: Promise | None = None
+    ) -> None:
+        """Before that much is fetched: evict what is needed for it and for all that was promised
+        to others; `promise` remembers it for this work. Raises DISK_FULL.
+        """
         incoming = Space(incoming_bytes, incoming_inodes)
-        need = self._short_of(incoming, own_limits=True)
-        if need == NOTHING:
+        expected = self.promises.expect(incoming, promise)
+        if self._short_of(expected, own_limits=True) == NOTHING:
             return
-        still_short = self._short_of(incoming, own_limits=False)
-        coming = self.trash.coming
-        self.sweep(
-            Space(
-                max(need.bytes - coming.bytes, 0) if still_short.bytes else need.bytes,
-                max(need.inodes - coming.inodes, 0) if still_short.inodes else need.inodes,
-            ),
-            "room_for_a_run",
-        )
-        self.trash.empty_now(lambda: self._short_of(incoming, own_limits=False) == NOTHING)
+
+        def fits() -> bool:
+            return self._short_of(expected, own_limits=False) == NOTHING
+
+        with self._making_room:
+            if not fits():
+                self.trash.empty_now(fits)
+            need = self._short_of(expected, own_limits=True)
+            still_short = self._short_of(expected, own_limits=False)
+            coming = self.trash.coming
+            self.sweep(
+                Space(
+                    max(need.bytes - coming.bytes, 0) if still_short.bytes else need.bytes,
+                    max(need.inodes - coming.inodes, 0) if still_short.inodes else need.inodes,
+                ),
+                "room_for_a_run",
+            )
+        self.trash.empty_now(fits)
+        # Others may need less than they were promised: only what is certain is refused.
+        self.give_up_beside(lambda: self._short_of(incoming, own_limits=False) == NOTHING)
         if self._short_of(incoming, own_limits=False) != NOTHING:
             raise self._refusal(incoming)
+
+    def make_room_again(self, promise: Promise) -> None:
+        """The disk was full in spite of the promise: others wrote, or it tells too much of itself.
+        Raises OSError.
+        """
+        expected = self.promises.begin_again(promise)
+
+        def short() -> Space:
+            return self._short_of(expected, own_limits=False)
+
+        with self._making_room:
+            self.trash.empty_now(lambda: False)
+            need = short()
+            if need == NOTHING:
+                asked, least = promise.asked, _LEAST_FOR_A_FULL_DISK
+                need = Space(max(asked.bytes, least.bytes), max(asked.inodes, least.inodes))
+            self.sweep(need, "room_for_a_run")
+        self.trash.empty_now(lambda: False)
+        self.give_up_beside(lambda: short() == NOTHING)
+
+    def give_up_beside(self, is_enough: Callable[[], bool]) -> None:
+        """Half-fetched files, then indexes of packs, the oldest first. Raises OSError."""
+        if not is_enough():
+            give_up(self._layout, self._blobs, is_enough)
 
     def _short_of(self, incoming: Space, *, own_limits: bool) -> Space:
         """What is missing on the disk for that much more; with `own_limits` in the cache too."""

@@ -65,6 +65,7 @@ class BuildTools:
     trees: Trees
     snapshots: Snapshots
     make_room: Callable[[int, int], None]  # bytes and inodes to come
+    room_taken: Callable[[int, int], None] = lambda _bytes, _inodes: None  # of these, by now
     prices: Prices = field(default_factory=Prices)
 
 
@@ -85,7 +86,8 @@ class TreeBuild:
     _fetching: Counter | None = None
 
     def run(self, *, whole: bool = False) -> Made:
-        """Raises FaultError, CancelledWorkError; leaves nothing half-made."""
+        """Raises FaultError, CancelledWorkError; leaves nothing half-made, and may be run again."""
+        self._fetching = None
         with ExitStack() as stack:
             near = None if whole else self._choose(stack)
             about = self._snapshot() if near is None else self._layer(near)
@@ -215,6 +217,7 @@ class TreeBuild:
             yield from self.tools.blobs.missing(some)
 
     def _fetch(self, missing: Mapping[BlobKey, int], beds: Beds) -> None:
+        taken = sum(disks.allocated(size) for size in missing.values())
         if self._fetching is None:
             files, size, allocated, inodes = self._survey(beds)
             self.tools.make_room(allocated, inodes)
@@ -222,9 +225,9 @@ class TreeBuild:
                 "fetching files", self.tell, files_total=files, bytes_total=size
             )
         else:
-            allocated = sum(disks.allocated(size) for size in missing.values())
-            self.tools.make_room(allocated, len(missing))
+            self.tools.make_room(taken, len(missing))
         self.tools.source.blobs(missing, self._fetching, self.cancelled)
+        self.tools.room_taken(taken, len(missing))
         self._fetched["files"] += len(missing)
         self._fetched["bytes"] += sum(missing.values())
 

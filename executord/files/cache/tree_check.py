@@ -187,24 +187,34 @@ class TreeCheck:
         key = key_of(entry)
         self.files.append(mark_of(key, entry.size))
         mode = stat.S_IMODE(facts.st_mode)
-        wrong = self._wrong_owner(facts)
+        wrong = []
         if mode not in (self._blobs.mode_of(key), _MODES[key.executable]):
-            wrong = f"has mode {mode:o}"
-        elif facts.st_size != entry.size:
-            wrong = f"has {facts.st_size} instead of {entry.size} bytes"
+            wrong.append(f"has mode {mode:o}")
+        if owner := self._wrong_owner(facts):
+            wrong.append(owner)
+        if facts.st_size != entry.size:
+            wrong.append(f"has {facts.st_size} instead of {entry.size} bytes")
+        elif facts.st_ino not in self._way.known:
+            self._read(entry, shown, " and ".join(wrong))
+            return ""
         if wrong:
-            self._bad_file(entry, shown, wrong, hashes_to="")
-        elif facts.st_ino in self._way.known:
-            self._way.counter.add(1, entry.size)
+            self._bad_file(entry, shown, " and ".join(wrong), hashes_to="")
         else:
-            self._read(entry, shown)
+            self._way.counter.add(1, entry.size)
         return ""
 
-    def _read(self, entry: Entry, shown: Shown) -> None:
+    def _read(self, entry: Entry, shown: Shown, wrong: str) -> None:
+        """`wrong` is what is known to be besides its content."""
         path = "/".join((*self._path, entry.name))
-        fd = open_regular(self._view.fd(shown.layer), entry.name)
+        try:
+            fd = open_regular(self._view.fd(shown.layer), entry.name)
+        except PermissionError:
+            if not wrong:
+                raise
+            self._bad_file(entry, shown, wrong, hashes_to="")
+            return
         if entry.size < _LARGE_BYTES:
-            self._compare(fd, path, entry, shown)
+            self._compare(fd, path, entry, shown, wrong)
             return
         while len(self._under_way) >= 2 * _HASHERS:
             done = {future for future in self._under_way if future.done()}
@@ -213,9 +223,9 @@ class TreeCheck:
                 future.result()
             if not done:
                 next(iter(self._under_way)).exception()  # waits for it
-        self._under_way.add(self._pool.submit(self._compare, fd, path, entry, shown))
+        self._under_way.add(self._pool.submit(self._compare, fd, path, entry, shown, wrong))
 
-    def _compare(self, fd: int, path: str, entry: Entry, shown: Shown) -> None:
+    def _compare(self, fd: int, path: str, entry: Entry, shown: Shown, wrong: str) -> None:
         way = self._way
         found, what = "", "has other content"
         try:
@@ -225,10 +235,12 @@ class TreeCheck:
         finally:
             os.close(fd)
         way.counter.add(1, entry.size)
-        if found == entry.digest:
-            self._found_right(shown.facts.st_ino)
+        if found != entry.digest:
+            wrong = f"{wrong} and {what}" if wrong else what
+        if wrong:
+            self._bad_file(entry, shown, wrong, hashes_to=found, path=path)
         else:
-            self._bad_file(entry, shown, what, hashes_to=found, path=path)
+            self._found_right(shown.facts.st_ino)
 
     def _bad_file(
         self, entry: Entry, shown: Shown, what: str, *, hashes_to: str, path: str = ""

@@ -1,14 +1,12 @@
 """What a scanned directory has that its base in the store has not."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from executord.files.client.scan import Scanned
-from executord.files.model import digests, trees
-from executord.files.model.trees import EMPTY_TREE, Tree
+from executord.files.model import trees
+from executord.files.model.trees import EMPTY_TREE, Entry, Tree
 from executord.files.store.store import Store
-
-_PREFIX = len(digests.PREFIX)
 
 
 class Place(NamedTuple):
@@ -25,13 +23,24 @@ class NewObjects:
         self._store = store
         self._scanned = scanned
         self._base_tree = base_tree
-        self._seen: set[bytes] = set()
         self.trees: dict[str, None] = {}
 
     def places(self) -> Iterator[tuple[str, Place]]:
-        """Each new content once, in the order in which a reader of the tree will want them: level
-        by level. Only what differs from the base is walked.
+        """Each new content, some more than once, in the order in which a reader of the tree will
+        want them: level by level. Only what differs from the base is walked.
         """
+        if self._scanned.without == self._base_tree:
+            return self._as_scanned()
+        return self._compared()
+
+    def _as_scanned(self) -> Iterator[tuple[str, Place]]:
+        """The scan has left out what the base has."""
+        paths = self._scanned.paths
+        for tree in sorted(self._scanned.made, key=lambda tree: paths[tree].count("/")):
+            self.trees[tree] = None
+            yield from _placed(paths[tree], self._scanned.fresh.get(tree, ()))
+
+    def _compared(self) -> Iterator[tuple[str, Place]]:
         level = [(self._base_tree, self._scanned.tree)]
         while level:
             level = [
@@ -39,7 +48,8 @@ class NewObjects:
                 for old, new in dict.fromkeys(level)
                 if old != new and new not in self.trees and new in self._scanned.made
             ]
-            before = self._trees_before(level)
+            wanted = list(dict.fromkeys(old for old, _ in level if old != EMPTY_TREE))
+            before = self._store.trees(wanted) if wanted else {}
             below: list[tuple[str, str]] = []
             for old, new in level:
                 if new in self.trees:
@@ -52,26 +62,17 @@ class NewObjects:
         self, before: Tree, new: str, below: list[tuple[str, str]]
     ) -> Iterator[tuple[str, Place]]:
         subtrees = {entry.name: entry.digest for entry in before if entry.is_directory}
-        known = {_raw(entry.digest) for entry in before if entry.is_file}
-        hashes = self._scanned.known.get(new, b"")
-        known.update(hashes[at : at + 32] for at in range(0, len(hashes), 32))
-        path = self._scanned.paths[new]
-        for entry in trees.decode(self._scanned.made[new]):
-            if entry.is_directory:
-                below.append((subtrees.get(entry.name, EMPTY_TREE), entry.digest))
-            elif entry.is_file:
-                raw = _raw(entry.digest)
-                if raw not in known and raw not in self._seen:
-                    self._seen.add(raw)
-                    yield entry.digest, Place(f"{path}{entry.name}", entry.size)
-
-    def _trees_before(self, level: list[tuple[str, str]]) -> dict[str, Tree]:
-        """None are needed where the scan has already left out what the base has."""
-        if self._scanned.without == self._base_tree:
-            return {}
-        wanted = list(dict.fromkeys(old for old, _ in level if old != EMPTY_TREE))
-        return self._store.trees(wanted) if wanted else {}
+        known = {entry.digest for entry in before if entry.is_file}
+        entries = trees.decode_checked(self._scanned.made[new])
+        below.extend(
+            (subtrees.get(entry.name, EMPTY_TREE), entry.digest)
+            for entry in entries
+            if entry.is_directory
+        )
+        fresh = [entry for entry in entries if entry.is_file and entry.digest not in known]
+        yield from _placed(self._scanned.paths[new], fresh)
 
 
-def _raw(digest: str) -> bytes:
-    return bytes.fromhex(digest[_PREFIX:])
+def _placed(path: str, files: Sequence[Entry]) -> Iterator[tuple[str, Place]]:
+    for entry in files:
+        yield entry.digest, Place(f"{path}{entry.name}", entry.size)

@@ -14,6 +14,7 @@ from executord.core.run import Head
 from executord.files.cache.blobs import WrongContentError
 from executord.files.client.new_objects import NewObjects, Place
 from executord.files.client.scan import Scanned, scan
+from executord.files.client.spill import SpillError
 from executord.files.client.statcache import StatCache
 from executord.files.model import revisions
 from executord.files.model.trees import EMPTY_TREE
@@ -75,6 +76,32 @@ def push_directory(
     if not directory.is_dir():
         raise PushError(f"{directory} is not a directory.")
     cache = StatCache(directory, cache_home)
+    try:
+        return _push(
+            store,
+            directory,
+            project,
+            cache=cache,
+            author=author,
+            message=message,
+            on_progress=on_progress,
+        )
+    except SpillError as error:
+        raise PushError(
+            f"What is there in {directory} cannot be put aside in {cache.home}: {error}."
+        ) from error
+
+
+def _push(
+    store: Store,
+    directory: Path,
+    project: str,
+    *,
+    cache: StatCache,
+    author: str,
+    message: str,
+    on_progress: OnProgress | None,
+) -> Pushed:
     for _ in range(_TRIES):
         base = store.head(project)
         base_tree = store.revision(base).tree if base else EMPTY_TREE
@@ -142,7 +169,7 @@ def _send(
             _send_files(store, finder, places, counter, again=again)
     finally:
         finder.close()
-    store.put_trees({digest: scanned.made[digest] for digest in new.trees}, again=again)
+    store.put_trees(scanned.made.only(new.trees), again=again)
     counter.done()
     return counter
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from executord.files.client import statcache
+from executord.files.client.spill import SpilledObjects
 from executord.files.client.statcache import UNKNOWN, Directory, Mark, StatCache
 from executord.files.model import digests, ignore, trees
 from executord.files.model.trees import Entry
@@ -28,16 +29,15 @@ _CHUNK_BYTES = 1 << 20
 @dataclass(slots=True)
 class Scanned:
     """`made` are the trees, but for those of directories that are as `without` had them; `paths`
-    says where each was found first ("" or with a final slash). `known` has, for a directory that
-    changed since `without`, the digests (32 bytes each) that its files had then. `skipped` is what
-    cannot be stored.
+    says where each was found first ("" or with a final slash). `fresh` has the files of the made
+    ones that `without` did not have in that directory, by tree. `skipped` is what cannot be stored.
     """
 
     tree: str = ""
     without: str = ""
-    made: dict[str, bytes] = field(default_factory=dict)
+    made: SpilledObjects = field(default_factory=SpilledObjects)
     paths: dict[str, str] = field(default_factory=dict)
-    known: dict[str, bytes] = field(default_factory=dict)
+    fresh: dict[str, list[Entry]] = field(default_factory=dict)
     files: int = 0
     bytes: int = 0
     files_read: int = 0
@@ -62,6 +62,7 @@ class _Frame:
     entries: list[Entry] = field(default_factory=list)
     below: list[str] = field(default_factory=list)
     seen: Directory | None = None
+    fresh: list[Entry] = field(default_factory=list)
 
 
 def scan(directory: Path, cache: StatCache, on_file: OnFile, *, without: str = "") -> Scanned:
@@ -69,7 +70,10 @@ def scan(directory: Path, cache: StatCache, on_file: OnFile, *, without: str = "
     directories that changed since are. Raises OSError for what cannot be read, MovedError if it is
     moved meanwhile.
     """
-    scanned = Scanned(without=without if without and cache.tree == without else "")
+    scanned = Scanned(
+        without=without if without and cache.tree == without else "",
+        made=SpilledObjects(cache.home),
+    )
     with Cursor(directory.resolve()) as cursor:
         data = read_small(cursor.fd, ignore.FILE_NAME, ignore.MAX_BYTES)
         patterns = ignore.parse(data) if data is not None else ignore.NOTHING
@@ -91,6 +95,7 @@ class _Scan:
         self._cursor = cursor
         self._cache = cache
         self._patterns = patterns
+        self._has_same_patterns = cache.has_same_patterns
         self._on_file = on_file
         self._scanned = scanned
 
@@ -142,16 +147,26 @@ class _Scan:
 
     def _listing(self) -> list[Mark]:
         marks: list[Mark] = []
+        take = marks.append
         with os.scandir(self._cursor.fd) as listing:
             for entry in listing:
                 if entry.is_dir(follow_symlinks=False):
-                    marks.append((entry.name, stat.S_IFDIR, 0, 0, 0, 0))
+                    take((entry.name, stat.S_IFDIR, 0, 0, 0, 0))
                     continue
                 try:
                     facts = entry.stat(follow_symlinks=False)
                 except FileNotFoundError:
                     continue  # gone while we looked: the next push sees what it is then
-                marks.append(_mark(entry.name, facts))
+                take(
+                    (
+                        entry.name,
+                        facts.st_mode,
+                        facts.st_size,
+                        facts.st_mtime_ns,
+                        facts.st_ctime_ns,
+                        facts.st_ino,
+                    )
+                )
         return marks
 
     def _look(self, frame: _Frame, marks: list[Mark], packed: bytes) -> None:
@@ -160,95 +175,121 @@ class _Scan:
         seen = Directory(packed, b"", True, "", 0, 0, 0, 0, [], [])
         frame.seen = seen
         hashes: list[bytes] = []
+        files = content = 0
         for mark in marks:
-            name, mode = mark[0], mark[1]
-            hashes.append(UNKNOWN)
-            path = f"{frame.path}{name}"
-            is_directory = stat.S_ISDIR(mode)
-            if self._patterns.matches(path, is_directory=is_directory):
-                continue
+            raw = before.get(mark, UNKNOWN)
+            if raw == UNKNOWN or not self._is_file_still_in(frame.path, mark):
+                raw = self._look_at(frame, mark)
+            else:
+                files += 1
+                content += mark[2]
+                frame.entries.append(_entry(mark, raw))
+            hashes.append(raw)
+        seen.files += files
+        seen.content += content
+        frame.below.sort(reverse=True)
+        seen.below = [os.fsencode(name) for name in frame.below]
+        seen.hashes = b"".join(hashes)
+        self._scanned.files += seen.files
+        self._scanned.bytes += seen.content
+        self._on_file(seen.files, seen.content)
+        if self._scanned.without and frame.record is None:
+            frame.fresh = [entry for entry in frame.entries if entry.is_file]
+
+    def _is_file_still_in(self, path: str, mark: Mark) -> bool:
+        """Of one that was hashed: under the same patterns, it was not left out then either."""
+        if not stat.S_ISREG(mark[1]):
+            return False
+        if self._has_same_patterns:
+            return True
+        return not self._patterns.matches(path + mark[0], is_directory=False)
+
+    def _look_at(self, frame: _Frame, mark: Mark) -> bytes:
+        """Take it in; gives what to remember of its content."""
+        seen = frame.seen
+        assert seen is not None
+        name, mode = mark[0], mark[1]
+        path = f"{frame.path}{name}"
+        is_directory = stat.S_ISDIR(mode)
+        if self._patterns.matches(path, is_directory=is_directory):
+            return UNKNOWN
+        try:
             if is_directory:
                 if self._cursor.depth >= MAX_DEPTH:
                     seen.skipped.append(_skip(path, f"deeper than {MAX_DEPTH} directories"))
                 else:
                     frame.below.append(name)
-                continue
-            try:
-                if stat.S_ISREG(mode):
-                    known = before.get(name)
-                    fits = known is not None and known.mark == mark and known.digest != UNKNOWN
-                    raw = known.digest if fits and known is not None else None
-                    hashes[-1] = self._file(frame, mark, raw)
-                elif stat.S_ISLNK(mode):
-                    target = os.readlink(name, dir_fd=self._cursor.fd)
-                    frame.entries.append(trees.link_entry(name, target))
-                    hashes[-1] = hashlib.sha256(os.fsencode(target)).digest()
-                else:
-                    what = f"a {special_kind(mode)} cannot be stored"
-                    seen.skipped.append(_skip(path, what))
-            except (FileNotFoundError, NotRegularError):
-                seen.is_whole = False  # replaced while we looked
-        frame.below.sort(reverse=True)
-        seen.below = [os.fsencode(name) for name in frame.below]
-        seen.hashes = b"".join(hashes)
+            elif stat.S_ISREG(mode):
+                return self._file(frame, mark)
+            elif stat.S_ISLNK(mode):
+                target = os.readlink(name, dir_fd=self._cursor.fd)
+                frame.entries.append(trees.link_entry(name, target))
+                return hashlib.sha256(os.fsencode(target)).digest()
+            else:
+                seen.skipped.append(_skip(path, f"a {special_kind(mode)} cannot be stored"))
+        except (FileNotFoundError, NotRegularError):
+            seen.is_whole = False  # replaced while we looked
+        return UNKNOWN
 
-    def _file(self, frame: _Frame, mark: Mark, raw: bytes | None) -> bytes:
-        """Take a file into the directory's entries; gives what to remember of its content."""
+    def _file(self, frame: _Frame, mark: Mark) -> bytes:
+        """Read and take it; gives what to remember of its content."""
         seen = frame.seen
         assert seen is not None
-        name, mode, size, *_ = mark
-        known = raw
-        if raw is None:
-            fd = open_regular(self._cursor.fd, name)
-            try:
-                facts = os.fstat(fd)
-                raw, size = _hash(fd, facts.st_size)
-            finally:
-                os.close(fd)
-            mode = facts.st_mode
-            settled = size == facts.st_size and mark == _mark(name, facts)
-            known = raw if settled and statcache.is_settled(mark) else UNKNOWN
-            seen.is_whole = seen.is_whole and known != UNKNOWN
-            self._scanned.files_read += 1
-            self._scanned.bytes_read += size
-        digest = digests.PREFIX + raw.hex()
-        frame.entries.append(trees.file_entry(name, digest, size, executable=is_executable(mode)))
+        name = mark[0]
+        fd = open_regular(self._cursor.fd, name)
+        try:
+            facts = os.fstat(fd)
+            raw, size = _hash(fd, facts.st_size)
+        finally:
+            os.close(fd)
+        now = _mark(name, facts)
+        settled = size == facts.st_size and mark == now and statcache.is_settled(mark)
+        seen.is_whole = seen.is_whole and settled
         seen.files += 1
         seen.content += size
-        self._scanned.files += 1
-        self._scanned.bytes += size
-        self._on_file(1, size)
-        assert known is not None
-        return known
+        entry = trees.file_entry(
+            name, digests.PREFIX + raw.hex(), size, executable=is_executable(facts.st_mode)
+        )
+        frame.entries.append(entry)
+        frame.fresh.append(entry)
+        self._scanned.files_read += 1
+        self._scanned.bytes_read += size
+        return raw if settled else UNKNOWN
 
     def _end(self, frame: _Frame) -> Directory:
         seen = frame.seen
         assert seen is not None
-        if seen is frame.record and not frame.same:
-            # Only something below has changed: what lies here comes from the record.
-            frame.entries.extend(self._entries_of(frame.record))
+        as_before = seen is frame.record
         if not frame.same:
             if seen is frame.record:
-                seen = copy(seen)
-            seen.tree, data = trees.encode(frame.entries)
+                # Only something below has changed: what lies here comes from the record.
+                frame.entries.extend(self._entries_of(frame.record))
+                seen, as_before = copy(seen), False
+            seen.tree, data = trees.encode_listed(frame.entries)
             seen.size, seen.count = trees.totals(frame.entries)
-            self._scanned.made[seen.tree] = data
-            self._scanned.paths.setdefault(seen.tree, frame.path)
-            if self._scanned.without and frame.record is not None:
-                self._scanned.known.setdefault(seen.tree, frame.record.hashes)
-                frame.same = seen.tree == frame.record.tree
-        self._cache.remember(frame.path.rstrip("/"), seen)
+            record = frame.record if self._scanned.without else None
+            frame.same = record is not None and seen.tree == record.tree
+            if not frame.same:
+                self._scanned.made.add(seen.tree, data)
+                self._scanned.paths.setdefault(seen.tree, frame.path)
+                if frame.fresh and self._scanned.without:
+                    self._scanned.fresh.setdefault(seen.tree, frame.fresh)
+        self._cache.remember(frame.path.rstrip("/"), seen, same=as_before)
         return seen
 
     def _entries_of(self, record: Directory) -> Iterator[Entry]:
-        for name, (mark, raw) in statcache.unpack(record).items():
+        for mark, raw in statcache.unpack(record).items():
             if raw == UNKNOWN:
                 continue  # left out
             if stat.S_ISREG(mark[1]):
-                digest = digests.PREFIX + raw.hex()
-                yield trees.file_entry(name, digest, mark[2], executable=is_executable(mark[1]))
+                yield _entry(mark, raw)
             elif stat.S_ISLNK(mark[1]):
-                yield trees.link_entry(name, os.readlink(name, dir_fd=self._cursor.fd))
+                yield trees.link_entry(mark[0], os.readlink(mark[0], dir_fd=self._cursor.fd))
+
+
+def _entry(mark: Mark, raw: bytes) -> Entry:
+    kind = trees.Kind.EXECUTABLE if is_executable(mark[1]) else trees.Kind.FILE
+    return Entry(kind, mark[0], "", digests.PREFIX + raw.hex(), mark[2])
 
 
 def _mark(name: str, facts: os.stat_result) -> Mark:

@@ -12,19 +12,23 @@ import contextlib
 import hashlib
 import marshal
 import os
+import struct
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
+from executord.files.client.spill import Place, Spill
 from executord.files.system import disk
 
-_FORM = 2
+_FOLDER = "stat-v2"
+_FORM = 3
 RACY_NS = 2_000_000_000
 DIGEST_BYTES = 32
 UNKNOWN = bytes(DIGEST_BYTES)
-_MOST_BYTES = 512 << 20
+_MOST_CONTENTS_BYTES = 512 << 20
+_PIECE_BYTES = 1 << 20
 
 Mark = tuple[str, int, int, int, int, int]
 """Name, mode, size, mtime and ctime in ns, inode; of a directory only name and mode."""
@@ -51,81 +55,154 @@ class Directory(msgspec.Struct, array_like=True):
     skipped: list[str]
 
 
-class Remembered(NamedTuple):
-    """A file as it was: what `stat` told of it, and its digest (32 bytes)."""
+class _Contents(msgspec.Struct, array_like=True):
+    """The end of the file: where each directory's record lies in it."""
 
-    mark: Mark
-    digest: bytes
-
-
-class _Written(msgspec.Struct, array_like=True):
     form: int
     ignore: bytes
-    directories: dict[bytes, Directory]
+    tree: str
+    places: dict[bytes, tuple[int, int]]
 
 
-_decoder = msgspec.msgpack.Decoder(_Written)
+_TAIL = struct.Struct("<8sQ")
+_MAGIC = b"exstat3\n"
+_records = msgspec.msgpack.Decoder(Directory)
+_contents = msgspec.msgpack.Decoder(_Contents)
 
 
 class StatCache:
-    """One directory's. Losing it costs time, never correctness; so its errors are swallowed."""
+    """One directory's. Losing it costs time, never correctness; so its errors are swallowed.
+
+    Records stay on disk, but for the one that is asked for.
+    """
 
     def __init__(self, directory: Path, cache_home: Path | None = None) -> None:
-        home = cache_home if cache_home is not None else default_home()
+        self.home = cache_home if cache_home is not None else default_home()
         name = hashlib.sha256(os.fsencode(directory.resolve())).hexdigest()[:32]
-        self._path = home / "stat-v1" / name
-        self._ignore, self._before = self._load()
-        self._now: dict[bytes, Directory] = {}
+        self._path = self.home / _FOLDER / name
+        self._old = Spill()
+        self._ignore = b""
+        self._is_other = False
+        self._before: dict[bytes, Place] = {}
+        self._load()
+        self._begin_anew()
 
     @property
     def tree(self) -> str:
         """What the whole directory was when it was last pushed, "" if nobody knows."""
-        root = self._before.get(b"")
-        return root.tree if root is not None else ""
+        return self._tree_before
+
+    @property
+    def has_same_patterns(self) -> bool:
+        """Whether `begin` was told the same as the last time."""
+        return not self._is_other
 
     def begin(self, ignore: bytes) -> None:
         """`ignore` identifies what is left out: under another, only digests are still good."""
-        self._now = {}
-        if ignore != self._ignore:
-            self._ignore = ignore
-            for record in self._before.values():
-                record.listing, record.is_whole = _packed_apart(record.listing), False
+        self._begin_anew()
+        self._is_other = self._is_other or ignore != self._ignore
+        self._ignore = ignore
 
     def directory(self, path: str) -> Directory | None:
-        return self._before.get(os.fsencode(path))
+        place = self._before.get(os.fsencode(path))
+        if place is None:
+            return None
+        try:
+            record = _records.decode(self._old.read(place))
+        except (OSError, msgspec.MsgspecError):
+            return None
+        if self._is_other:
+            record.listing, record.is_whole = _packed_apart(record.listing), False
+        return record
 
-    def remember(self, path: str, record: Directory) -> None:
-        self._now[os.fsencode(path)] = record
+    def remember(self, path: str, record: Directory, *, same: bool) -> None:
+        """`same` if it is what `directory` gave."""
+        raw = os.fsencode(path)
+        if not raw:
+            self._tree = record.tree
+        place = self._before.get(raw)
+        if same and place is not None and not self._is_other:
+            self._now[raw] = (False, place)
+            return
+        self._is_changed = True
+        try:
+            self._now[raw] = (True, self._new.add(msgspec.msgpack.encode(record)))
+        except OSError:
+            self._now.pop(raw, None)
 
     def forget(self, path: str) -> None:
         """A file changed while it was read: nothing that was seen in its directory counts."""
         parent = os.fsencode(path.rpartition("/")[0])
         self._now.pop(parent, None)
         self._before.pop(parent, None)
+        self._is_changed = True
 
     def save(self) -> None:
-        if self._now == self._before:
+        if not self._is_changed and len(self._now) == len(self._before):
             return
+        aside = self._path.with_name(f".{self._path.name}.{disk.unique_name()}")
         with contextlib.suppress(OSError):
-            data = msgspec.msgpack.encode(_Written(_FORM, self._ignore, self._now))
-            if len(data) > _MOST_BYTES:
-                return
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            disk.write_whole(self._path, data, durable=False, mode=0o600)
+            try:
+                disk.write_new(aside, self._written(), mode=0o600)
+                aside.rename(self._path)
+            finally:
+                aside.unlink(missing_ok=True)
 
     def keep(self) -> None:
         """For the next try of the same push."""
-        self._before = self._now
+        together = Spill(self.home)
+        places: dict[bytes, Place] = {}
+        with contextlib.suppress(OSError):
+            for path in self._now:
+                places[path] = together.add(self._raw(path))
+        self._old, self._before, self._is_other = together, places, False
+        is_complete = b"" in places and len(places) == len(self._now)
+        self._tree_before = self._tree if is_complete else ""
+        self._begin_anew()
 
-    def _load(self) -> tuple[bytes, dict[bytes, Directory]]:
+    def _begin_anew(self) -> None:
+        self._new = Spill(self.home)
+        self._now: dict[bytes, tuple[bool, Place]] = {}
+        self._tree = ""
+        self._is_changed = False
+
+    def _raw(self, path: bytes) -> bytes:
+        is_new, place = self._now[path]
+        return (self._new if is_new else self._old).read(place)
+
+    def _written(self) -> Iterator[bytes]:
+        places: dict[bytes, tuple[int, int]] = {}
+        waiting = bytearray()
+        offset = 0
+        for path in self._now:
+            data = self._raw(path)
+            places[path] = (offset, len(data))
+            offset += len(data)
+            waiting += data
+            if len(waiting) > _PIECE_BYTES:
+                yield bytes(waiting)
+                waiting.clear()
+        yield bytes(waiting)
+        tree = self._tree if b"" in places else ""
+        yield msgspec.msgpack.encode(_Contents(_FORM, self._ignore, tree, places))
+        yield _TAIL.pack(_MAGIC, offset)
+
+    def _load(self) -> None:
+        self._tree_before = ""
         try:
-            if self._path.stat().st_size > _MOST_BYTES:
-                return b"", {}
-            written = _decoder.decode(self._path.read_bytes())
-        except (OSError, msgspec.MsgspecError):
-            return b"", {}
-        usable = written.form == _FORM
-        return (written.ignore, written.directories) if usable else (b"", {})
+            old = Spill.of_file(self._path)
+            end = old.size - _TAIL.size
+            magic, start = _TAIL.unpack(old.read(Place(end, _TAIL.size)))
+            if magic != _MAGIC or not 0 <= end - start <= _MOST_CONTENTS_BYTES:
+                return
+            contents = _contents.decode(old.read(Place(start, end - start)))
+        except (OSError, msgspec.MsgspecError, struct.error, ValueError, OverflowError):
+            return
+        if contents.form != _FORM:
+            return
+        self._old, self._ignore, self._tree_before = old, contents.ignore, contents.tree
+        self._before = {path: Place(*at) for path, at in contents.places.items()}
 
 
 def pack(marks: list[Mark]) -> bytes:
@@ -133,13 +210,14 @@ def pack(marks: list[Mark]) -> bytes:
     return marshal.dumps(marks, 2)
 
 
-def unpack(record: Directory) -> dict[str, Remembered]:
-    """By name; empty where it is spoilt."""
+def unpack(record: Directory) -> dict[Mark, bytes]:
+    """The digest (32 bytes) for each mark; empty where it is spoilt."""
     try:
         marks = marshal.loads(record.listing.lstrip(b"\0"))  # noqa: S302 - the user's own file
+        hashes = record.hashes
+        starts = range(0, len(hashes), DIGEST_BYTES)
         return {
-            mark[0]: Remembered(mark, record.hashes[at : at + DIGEST_BYTES])
-            for mark, at in zip(marks, range(0, len(record.hashes), DIGEST_BYTES), strict=True)
+            mark: hashes[at : at + DIGEST_BYTES] for mark, at in zip(marks, starts, strict=True)
         }
     except (ValueError, EOFError, TypeError, IndexError):
         return {}

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from executord.files.faults import corrupt
 from executord.files.model import trees
 from executord.files.model.closure import MAX_DEPTH, MAX_ENTRIES
-from executord.files.model.trees import Entry
+from executord.files.model.trees import Entry, Kind
 from executord.files.model.walk import Claim
 
+_IS_DIRECTORY = Kind.DIRECTORY
 _HEAD = b'{"entries":['
 _TAIL = b"]}"
 _BETWEEN = b'},{"kind":"'  # in no name or target: there a quote has a backslash before it
@@ -140,7 +141,7 @@ def _common_start(a: bytes, b: bytes) -> int:
     low, high = 0, min(len(a), len(b))
     while low < high:
         middle = (low + high + 1) // 2
-        if a[low:middle] == b[low:middle]:
+        if b.startswith(a[low:middle], low):
             low = middle
         else:
             high = middle - 1
@@ -151,11 +152,11 @@ def _common_end(a: bytes, b: bytes, most: int) -> int:
     low, high = 0, max(0, most)
     end_a, end_b = len(a), len(b)
     nearly = high - _A_CHANGED_ENTRY
-    if nearly > 0 and a[end_a - nearly :] == b[end_b - nearly :]:
+    if nearly > 0 and b.endswith(a[end_a - nearly :]):
         low = nearly
     while low < high:
         middle = (low + high + 1) // 2
-        if a[end_a - middle : end_a - low] == b[end_b - middle : end_b - low]:
+        if b.endswith(a[end_a - middle : end_a - low], 0, end_b - low):
             low = middle
         else:
             high = middle - 1
@@ -172,16 +173,16 @@ def _compare(delta: Delta, before: bytes, after: bytes, below: list[tuple[Delta,
     prefix = f"{delta.path}/" if delta.path else ""
     for entry in now:
         known = old.pop(entry.name, None)
-        if known is not None and known.content == entry.content:
-            if known != entry:
-                raise corrupt(f"{entry.digest} is given two sizes.")
+        if known is not None and known == entry:
             continue
-        if not entry.is_directory:
-            if known is not None and known.is_directory:
+        if known is not None and known.content == entry.content:
+            raise corrupt(f"{entry.digest} is given two sizes.")
+        if entry.kind is not _IS_DIRECTORY:
+            if known is not None and known.kind is _IS_DIRECTORY:
                 delta.gone.append(known)
             delta.made.append(entry)
             cost += 1
-        elif known is not None and known.is_directory:
+        elif known is not None and known.kind is _IS_DIRECTORY:
             claim = Claim(known.size, known.count)
             child = Delta(f"{prefix}{entry.name}", entry.digest, claim, entry=entry, old=known)
             delta.merged.append(child)

@@ -18,8 +18,12 @@ def diff(source: TreeSource, before: str, after: str) -> Iterator[FileChange]:
             continue
         old = {entry.name: entry for entry in source.tree(old_digest)}
         new = {entry.name: entry for entry in source.tree(new_digest)}
-        for name in old.keys() | new.keys():
-            yield from _compare(f"{path}{name}", old.get(name), new.get(name), pending)
+        for name, entry in new.items():
+            was = old.pop(name, None)
+            if was != entry:
+                yield from _compare(f"{path}{name}", was, entry, pending)
+        for name, was in old.items():
+            yield from _compare(f"{path}{name}", was, None, pending)
 
 
 def _compare(

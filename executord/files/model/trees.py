@@ -11,6 +11,7 @@ import binascii
 import os
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
+from operator import attrgetter
 from typing import Protocol
 
 import msgspec
@@ -79,6 +80,7 @@ class _Written(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     entries: list[Entry]
 
 
+_name = attrgetter("name")
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(_Written)
 
@@ -112,6 +114,16 @@ def encode(entries: Iterable[Entry]) -> tuple[str, bytes]:
     ordered = sorted(entries, key=lambda entry: os.fsencode(entry.name))
     _check(ordered)
     data = _encoder.encode(_Written([_to_written(entry) for entry in ordered]))
+    return digests.of_bytes(data), data
+
+
+def encode_listed(entries: Sequence[Entry]) -> tuple[str, bytes]:
+    """As `encode`, quicker: of entries that were made here, of names that a directory has."""
+    for entry in entries:
+        name = entry.name
+        if not name.isascii() or len(name) > MAX_NAME_BYTES or not entry.target.isascii():
+            return encode(entries)
+    data = _encoder.encode(_Written(sorted(entries, key=_name)))
     return digests.of_bytes(data), data
 
 

@@ -4,11 +4,13 @@ import errno
 import fcntl
 import hashlib
 import os
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from executord.files.faults import corrupt
 from executord.files.store.bucket import CHUNK_BYTES, MissingObjectError, Upload
 from executord.files.store.object_bucket import away, refused
 from executord.files.system import disk
@@ -17,7 +19,7 @@ _PIECE_FILES = 8192
 _PIECE_BYTES = 1 << 30
 _LOCK_SECONDS = 30.0
 _STALE_SECONDS = 86_400.0
-_READ = os.O_RDONLY | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO must hold nobody up
 
 
 class DirectoryBucket:
@@ -82,6 +84,8 @@ class DirectoryBucket:
                 self._check()
                 raise MissingObjectError(key) from error
             try:
+                if not stat.S_ISREG(os.fstat(fd).st_mode):
+                    raise corrupt(f"{key} in the store {self._where} is no regular file.")
                 yield fd
             finally:
                 os.close(fd)
@@ -141,7 +145,7 @@ class DirectoryBucket:
             self._check()
             self._folder(target.parent)
             with self._locked(key):
-                current = target.read_bytes() if target.exists() else b""
+                current = b"".join(self.read(key)) if target.exists() else b""
                 if current != expected:
                     return current == new
                 disk.write_whole(target, new, durable=True, mode=self._file_mode)

@@ -93,7 +93,7 @@ class _Landing:
         """None where somebody else moved the head in between."""
         own = self._arrival
         head = self._patience.ask(lambda: self._store.head(self._project))
-        if head == (own.line[0] if own.line else ""):
+        if head in ("", own.line[0] if own.line else ""):
             moved = self._swap(head, own.digest)
             return Landed("moved", own.digest) if moved else None
         meeting = self._patience.ask(lambda: self._meeting(head))

@@ -68,8 +68,19 @@ class PackIndex:
                     yield digest, self._location(at)
             return
         table = self._as_table()
-        for digest in table.keys() & set(wanted):
+        for digest in self.held(wanted):
             yield digest, self._location(table[digest])
+
+    def held(self, wanted: Collection[bytes]) -> Collection[bytes]:
+        """As `find`, without saying where."""
+        if self._table is None and len(wanted) * _WORTH_A_TABLE < self.count:
+            return [digest for digest, _ in self.find(wanted)]
+        every = self._table if self._table is not None else self._digests()
+        return every.keys() & wanted if isinstance(every, dict) else every.intersection(wanted)
+
+    def _digests(self) -> set[bytes]:
+        data, start, end = self.data, _HEAD.size, self._offsets_at
+        return {data[at : at + _DIGEST] for at in range(start, end, _DIGEST)}
 
     def forget_table(self) -> None:
         self._table = None

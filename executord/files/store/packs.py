@@ -91,6 +91,22 @@ class Packs:
                     self._note_hit(pack)
         return found
 
+    def holders(self, wanted: Collection[bytes]) -> set[str]:
+        """Packs that together hold those of the digests (32 bytes) that any known pack holds."""
+        left = set(wanted)
+        found: set[str] = set()
+        with self._lock:
+            self._open()
+            for pack in self._in_likely_order():
+                if not left:
+                    break
+                index = None if pack in self._gone else self._load(pack)
+                hits = index.held(left) if index is not None else ()
+                if hits:
+                    left.difference_update(hits)
+                    found.add(pack)
+        return found
+
     def is_damaged(self, pack: str, size: int) -> bool:
         """Whether there is such a pack in the store, of another size or known to be bad."""
         there = self._bucket.size(data_key(pack))

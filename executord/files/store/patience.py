@@ -1,9 +1,10 @@
 """Waiting, within a budget, for a store that does not answer."""
 
+import asyncio
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import structlog
@@ -55,16 +56,48 @@ class Patience:
                 if now >= gives_up_at:
                     raise
                 wait = min(pause * random.uniform(0.8, 1.2), gives_up_at - now)  # noqa: S311 - jitter
-                self._tell(wait, error)
+                _tell(wait, error, self._on_progress, "storing changes")
             if self._cancelled.wait(wait):
                 raise CancelledWorkError
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
 
-    def _tell(self, wait: float, error: FaultError) -> None:
-        log.warning("store.awaited", detail=error.fault.detail, again_in_seconds=round(wait, 1))
-        if self._on_progress is not None:
-            detail = f"the store does not answer; again in {max(1, round(wait))} s"
-            self._on_progress(Progress(what="storing changes", detail=detail))
+
+async def until_store_answers(
+    ask: Callable[[], Awaitable[_T]],
+    *,
+    seconds: float,
+    on_progress: OnProgress,
+    progress: Callable[[], int],
+) -> _T:
+    """As `Patience.ask`, but no thread waits. The count begins anew whenever `progress`, what
+    came of the store so far, is more than at the failure before.
+    """
+    gives_up_at = 0.0
+    pause = _FIRST_PAUSE_SECONDS
+    came = progress()
+    while True:
+        try:
+            return await ask()
+        except FaultError as error:
+            if error.fault.reason is not Reason.STORE_UNAVAILABLE:
+                raise
+            now = time.monotonic()
+            if not gives_up_at or progress() > came:
+                gives_up_at, pause = now + seconds, _FIRST_PAUSE_SECONDS
+            came = progress()
+            if now >= gives_up_at:
+                raise
+            wait = min(pause * random.uniform(0.8, 1.2), gives_up_at - now)  # noqa: S311 - jitter
+            _tell(wait, error, on_progress, "fetching files")
+        await asyncio.sleep(wait)
+        pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+
+
+def _tell(wait: float, error: FaultError, on_progress: OnProgress | None, what: str) -> None:
+    log.warning("store.awaited", detail=error.fault.detail, again_in_seconds=round(wait, 1))
+    if on_progress is not None:
+        detail = f"the store does not answer; again in {max(1, round(wait))} s"
+        on_progress(Progress(what=what, detail=detail))
 
 
 class PatientTrees:

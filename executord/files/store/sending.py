@@ -19,7 +19,9 @@ _SHARD = 2
 _MOST_ASKED = 512
 _LARGE_TREE_BYTES = 4 << 20
 _ROOTS_REMEMBERED = 256
-_DIGEST = re.compile(rb'"(sha256:[0-9a-f]{64})"')
+_DIGEST = re.compile(rb'"sha256:([0-9a-f]{64})"')
+_RAW = 32
+_NOTED_AT_ONCE = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,8 @@ class Sender:
         if len(new) >= WORTH_A_PACK:
             packed = [digest for digest in new if len(objects[digest]) <= _LARGE_TREE_BYTES]
         loose = sorted(set(new).difference(packed))
-        self._send(_tree_uploads(packed, objects, writer), writer)
+        if packed:
+            self._send(_tree_uploads(packed, objects, writer), writer)
         self.put_loose("trees", {digest: objects[digest] for digest in loose})
         self._note_needs(objects)
 
@@ -122,22 +125,28 @@ class Sender:
         return [name for name in every if name not in located or located[name].pack not in whole]
 
     def _send(self, uploads: Iterator[Upload], writer: PackWriter) -> None:
-        first = next(uploads, None)
-        if first is None:
-            return
         try:
-            self._bucket.put_many(_again(first, uploads), lambda _: None)
+            self._bucket.put_many(uploads, lambda _: None)
         finally:
             writer.settle()
 
     def _note_needs(self, objects: Mapping[str, bytes]) -> None:
         """Which packs the roots among these trees stand in, with all that these trees name."""
-        named: set[str] = set()
+        roots = {bytes.fromhex(digests.hex_of(tree)): tree for tree in objects}
+        packs: set[str] = set()
+        waiting = set(roots)
         for data in objects.values():
-            named.update(match.decode() for match in _DIGEST.findall(data))
-        packs = tuple(sorted(by_pack(self._packs.find({*named, *objects}))))
-        for root in objects.keys() - named:
-            self._needs[root] = packs
+            named = bytes.fromhex(b"".join(_DIGEST.findall(data)).decode())
+            below = {named[at : at + _RAW] for at in range(0, len(named), _RAW)}
+            for tree in below & roots.keys():
+                del roots[tree]
+            waiting |= below
+            if len(waiting) >= _NOTED_AT_ONCE:
+                packs |= self._packs.holders(waiting)
+                waiting.clear()
+        packs |= self._packs.holders(waiting)
+        for root in roots.values():
+            self._needs[root] = tuple(sorted(packs))
         while len(self._needs) > _ROOTS_REMEMBERED:
             self._needs.popitem(last=False)
 
@@ -176,11 +185,6 @@ def _tree_uploads(
     for digest in names:
         yield from writer.add(digest, objects[digest])
     yield from writer.flush()
-
-
-def _again(first: Upload, rest: Iterator[Upload]) -> Iterator[Upload]:
-    yield first
-    yield from rest
 
 
 def _loose(blob: NewBlob, *, replace: bool) -> Upload:

@@ -23,6 +23,7 @@ from executord.files.faults import corrupt, fault
 from executord.files.model import digests, revisions, trees
 from executord.files.model.trees import Tree
 from executord.files.store.bucket import Bucket, MissingObjectError, open_bucket
+from executord.files.store.identity import Identity
 from executord.files.store.pack_index import Location
 from executord.files.store.pack_reader import PackReader
 from executord.files.store.pack_writer import PACK_BYTES, SMALL_BYTES
@@ -60,11 +61,23 @@ def check_project(name: str) -> None:
 
 
 class Store:
-    """`packs_home` is where indexes of packs are kept between starts; without it, in memory."""
+    """`packs_home` is where indexes of packs are kept between starts; without it, in memory.
 
-    def __init__(self, url: str, bucket: Bucket, *, packs_home: Path | None = None) -> None:
+    `known_stores` is the file in which a node remembers the stores it has met: another one under
+    the same address is STORE_UNAVAILABLE.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        bucket: Bucket,
+        *,
+        packs_home: Path | None = None,
+        known_stores: Path | None = None,
+    ) -> None:
         self.url = url
         self._bucket = bucket
+        self._identity = Identity(url, bucket, known_stores)
         home = packs_home and packs_home / hashlib.sha256(url.encode()).hexdigest()[:16]
         self._packs = Packs(bucket, home)
         self._reader = PackReader(url, bucket, self._packs)
@@ -92,6 +105,7 @@ class Store:
         return revisions.decode(self.revision_bytes(digest))
 
     def revision_bytes(self, digest: str) -> bytes:
+        self._identity.confirm(writing=False)
         try:
             data = self._object("revisions", digest, revisions.MAX_REVISION_BYTES)
         except MissingObjectError as error:
@@ -206,6 +220,7 @@ class Store:
     def move_head(self, project: str, expected: str, new: str) -> bool:
         """From `expected` ("" for none) to `new`; False where somebody else was first."""
         digests.hex_of(new)
+        self._identity.confirm(writing=True)
         return self._bucket.swap(_head_key(project), expected.encode(), new.encode())
 
     def run_revision(self, project: str, run: str) -> str:
@@ -214,6 +229,7 @@ class Store:
 
     def set_run_revision(self, project: str, run: str, revision: str) -> None:
         key = _run_key(project, run)
+        self._identity.confirm(writing=True)
         self._bucket.swap(key, self._pointer(key).encode(), revision.encode())
 
     # -- writing -----------------------------------------------------------------------------------
@@ -232,16 +248,19 @@ class Store:
         """Complete and durable on return. What is sent is checked: WrongContentError where `open`
         gives other bytes than promised. `on_sent` is told the bytes of each.
         """
+        self._identity.confirm(writing=True)
         self._sender.put_blobs(blobs, on_sent, damaged)
 
     def put_trees(self, objects: Mapping[str, bytes], *, again: bool = False) -> None:
         """Complete and durable on return. `again` also writes those that a pack holds."""
+        self._identity.confirm(writing=True)
         self._sender.put_trees(objects, again=again)
 
     def put_revision(self, digest: str, data: bytes, *, alone: bool = False) -> None:
         """With a hint where to look for its files. `alone` if the packs just written hold them
         all, so that those of its parent are not looked into.
         """
+        self._identity.confirm(writing=True)
         with contextlib.suppress(revisions.BadRevisionError, FaultError):
             revision = revisions.decode(data)
             before = () if alone else filter(None, (revision.parent, revision.merged))

@@ -10,10 +10,12 @@ Out: (inodes, errno, path): for each object its inode, 0 where its bytes are not
      errno is 0, or what ended the work.
 """
 
+import errno
 import hashlib
 import marshal
 import os
 import select
+import stat
 import struct
 
 IDLE_SECONDS = 20.0
@@ -29,8 +31,10 @@ def unpack(  # noqa: PLR0917 - it is the message, spread out
     inodes: list[int] = []
     at = path
     try:
-        pack = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        pack = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
+            if not stat.S_ISREG(os.fstat(pack).st_mode):
+                return inodes, errno.EINVAL, at  # whoever asked reads it in another way, and tells
             data = memoryview(os.pread(pack, length, start))
         finally:
             os.close(pack)

@@ -65,8 +65,9 @@ class Unpackers:
         kept = False
         try:
             with helped_by(process.pid):
-                _send(process, task)
-                inodes, number, at = self._reply(process, cancelled)
+                deadline = time.monotonic() + self._stall_seconds
+                _send(process, task, deadline, cancelled)
+                inodes, number, at = self._reply(process, deadline, cancelled)
             kept = True
         except (OSError, ValueError, EOFError, TypeError) as error:
             raise UnpackerError(str(error)) from error
@@ -106,18 +107,14 @@ class Unpackers:
         _end(process)
 
     def _reply(
-        self, process: "subprocess.Popen[bytes]", cancelled: threading.Event
+        self, process: "subprocess.Popen[bytes]", deadline: float, cancelled: threading.Event
     ) -> tuple[Sequence[int], int, str]:
         assert process.stdout is not None
         fd = process.stdout.fileno()
-        deadline = time.monotonic() + self._stall_seconds
         data = b""
         wanted = _LENGTH.size
         while len(data) < wanted:
-            if cancelled.is_set():
-                raise CancelledWorkError
-            if time.monotonic() > deadline:
-                raise UnpackerError("it is silent")
+            _go_on(deadline, cancelled)
             if not select.select([fd], [], [], _LOOK_SECONDS)[0]:
                 continue
             piece = os.read(fd, min(1 << 20, wanted - len(data)))
@@ -144,11 +141,24 @@ def _start() -> "subprocess.Popen[bytes]":
         raise UnpackerError(str(error)) from error
 
 
-def _send(process: "subprocess.Popen[bytes]", task: bytes) -> None:
+def _send(
+    process: "subprocess.Popen[bytes]", task: bytes, deadline: float, cancelled: threading.Event
+) -> None:
     assert process.stdin is not None
+    fd = process.stdin.fileno()
+    os.set_blocking(fd, False)
     data = memoryview(_LENGTH.pack(len(task)) + task)
     while data:
-        data = data[os.write(process.stdin.fileno(), data) :]
+        _go_on(deadline, cancelled)
+        if select.select([], [fd], [], _LOOK_SECONDS)[1]:
+            data = data[os.write(fd, data) :]
+
+
+def _go_on(deadline: float, cancelled: threading.Event) -> None:
+    if cancelled.is_set():
+        raise CancelledWorkError
+    if time.monotonic() > deadline:
+        raise UnpackerError("it is silent")
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

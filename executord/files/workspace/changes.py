@@ -165,7 +165,7 @@ class _Merge:
         """No bytes for a directory that is as the base has it."""
         if frame.under and frame.out == frame.under:
             return frame.base_tree, None
-        return trees.encode(frame.out.values())
+        return trees.encode_listed(list(frame.out.values()))
 
     def _begin(self, name: str, path: str, base_tree: str) -> _Frame:
         under = {entry.name: entry for entry in self._source.tree(base_tree)}

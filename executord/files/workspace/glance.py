@@ -20,7 +20,7 @@ class Combined:
 
     def tree(self, digest: str) -> Tree:
         data = self._made.get(digest)
-        return trees.decode(data) if data is not None else self._others.tree(digest)
+        return trees.decode_checked(data) if data is not None else self._others.tree(digest)
 
 
 def look_at(found: Found) -> tuple[str, int]:

@@ -33,7 +33,7 @@ from executord.files.workspace.diagnostics import read_diagnostics
 from executord.files.workspace.glance import Combined, look_at
 from executord.files.workspace.intake import DamagedBlobError, Intake, damaged_fault
 from executord.files.workspace.live_copy import LiveCopy, copy_changes
-from executord.files.workspace.origin import Origin, read_origin, write_origin
+from executord.files.workspace.origin import Origin, ask_origin, read_origin, write_origin
 from executord.files.workspace.upload_journal import UploadJournal
 from executord.ports import FileChange, OnProgress, Revision
 
@@ -269,6 +269,8 @@ class Keeper:
         merged = taken.merged
         with disk(f"look for what run {job.run.id} has stored"):
             origin = read_origin(job.home, workspace)
+        if origin is None:
+            origin = job.patience.ask(lambda: ask_origin(self._store, job.run, workspace))
         skipped = _skipped(merged)
         if merged.tree == origin.tree and not origin.stored:
             self._settle(intake, {})

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from executord.files.system.directories import Cursor
+from executord.files.workspace.changed import UpperDirectory
 from executord.files.workspace.workspace import Workspaces
 from executord.ports import KeptWorkspace
 
@@ -23,9 +24,21 @@ def kept_workspaces(workspaces: Workspaces) -> Sequence[KeptWorkspace]:
         if lease.kept:
             size, inodes = disk_use(workspaces.home(lease.run))
             found.append(
-                KeptWorkspace(run_id=lease.run, bytes=size, inodes=inodes, made_at=lease.made_at)
+                KeptWorkspace(
+                    run_id=lease.run,
+                    bytes=size,
+                    inodes=inodes,
+                    made_at=lease.made_at,
+                    is_empty=_is_empty(workspaces, lease.run),
+                )
             )
     return found
+
+
+def _is_empty(workspaces: Workspaces, run_id: str) -> bool:
+    """Whether nothing was changed, as far as that shows at once: in an overlay."""
+    changed = workspaces.changed(run_id)
+    return isinstance(changed, UpperDirectory) and not any(changed.top.iterdir())
 
 
 def disk_use(home: Path) -> tuple[int, int]:

@@ -68,6 +68,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     made_at: float
     mode: str = "overlay"
     kept: bool = False
+    kept_at: float = 0.0
     dataset_trees: tuple[str, ...] = ()
     dataset_volumes: tuple[str, ...] = ()
 
@@ -166,7 +167,7 @@ class Workspaces:
         lease = self.lease(run_id)
         if lease is None or lease.kept:
             return
-        kept = msgspec.structs.replace(lease, kept=True)
+        kept = msgspec.structs.replace(lease, kept=True, kept_at=time.time())
         disk.write_whole(self.home(run_id) / "lease.json", msgspec.json.encode(kept), durable=True)
 
     def lease(self, run_id: str) -> Lease | None:

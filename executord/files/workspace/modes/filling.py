@@ -11,8 +11,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from executord.core.eviction import Space
 from executord.core.reasons import Reason
 from executord.files.cache.blobs import BlobKey, Blobs
+from executord.files.cache.promises import Promise
 from executord.files.cache.sweeper import Sweeper
 from executord.files.faults import CancelledWorkError, corrupt, disk, fault
 from executord.files.model.closure import key_of
@@ -102,12 +104,14 @@ class Filling:
         placer: Placer,
         on_progress: OnProgress,
         cancelled: threading.Event,
+        *,
+        promise: Promise | None = None,
     ) -> Filled:
         """Everything is durable on return. Raises FaultError, CancelledWorkError; whoever made
         `home` throws it away then.
         """
         size, entries = totals(self._fetcher.tree(tree))
-        self._make_room(home, placer.new_bytes(size), entries + 2)
+        self._make_room(home, placer.new_bytes(size), entries + 2, promise)
         counter = Counter("making files", on_progress, files_total=entries, bytes_total=size)
         with ExitStack() as stack, disk("make the run's files"):
             marks = stack.enter_context(MarksWriter(marks_of(home)))
@@ -122,14 +126,19 @@ class Filling:
                         self._check(piece.blobs, cancelled)
                     self._fetch(piece.blobs, work)
                     work.carry_out(piece)
+                if promise is not None:
+                    taken = Space(placer.new_bytes(piece.bytes), len(piece.steps))
+                    self._sweeper.promises.kept(promise, taken)
             disks.sync_filesystem(home)
         counter.done()
         return Filled(work.files, work.bytes, work.files_fetched, work.bytes_fetched)
 
-    def _make_room(self, home: Path, new_bytes: int, new_inodes: int) -> None:
+    def _make_room(
+        self, home: Path, new_bytes: int, new_inodes: int, promise: Promise | None
+    ) -> None:
         """The cache gives way where it is on the same disk; what else is missing is a fault."""
         if home.stat().st_dev == self._cache.stat().st_dev:
-            self._sweeper.make_room(new_bytes, new_inodes)
+            self._sweeper.make_room(new_bytes, new_inodes, promise)
         facts = os.statvfs(home)
         if not facts.f_blocks:
             return  # memory alone does not say how much there is
