@@ -220,7 +220,8 @@ async def kill_everywhere(
         scene.restore()
         done = scene.do(case.operation, at=at, mutant=mutant)
         if done.status != KILLED:
-            assert at > whole.effects * 0.9, "it took fewer steps than the first time"
+            # What the caretaker does beside it may fall on either side of the end.
+            assert at > whole.effects * 0.9 - 3, "it took fewer steps than the first time"
             continue
         await look(scene)
         again = scene.do(case.operation)
