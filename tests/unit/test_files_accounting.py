@@ -17,6 +17,7 @@ from executord.files.cache.measure import measure
 from executord.files.cache.trash import STEP_BYTES, STEP_FILES, Trash
 from executord.files.project_files import ProjectFiles
 from executord.files.store.store import Store
+from executord.files.system.directories import remove_tree
 from executord.ports import CacheReport
 from tests.fakes.files import ignore_progress, new_store, opened, push, write_files
 
@@ -480,3 +481,4 @@ def test_any_depth_is_measured(tmp_path: Path) -> None:
         here = below
     os.close(here)
     assert measure(tmp_path / "d", with_links=True).inodes == 3000
+    remove_tree(tmp_path / "d")  # too deep for whoever removes this folder

@@ -214,37 +214,40 @@ def test_unpacking_processes_that_are_killed_at_work_cost_nothing_but_time(tmp_p
     here.fetcher.close()
 
 
-@pytest.mark.parametrize("objects", [1, 5_000])
+def test_a_pack_that_is_no_file_is_told_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pack")  # opening it like a file would wait for somebody who writes to it
+    span = PackSpan(str(tmp_path / "pack"), 0, 1)
+    helpers = Unpackers(stall_seconds=10.0)
+    with pytest.raises(UnpackerError, match="Invalid argument"):
+        helpers.unpack(
+            span, tmp_path, owner=USER, objects=[(0, 1, bytes(32), "a", 0o644)], cancelled=NEVER
+        )
+    helpers.close()
+
+
+@pytest.mark.parametrize("objects", [1, 5_000])  # more than a pipe holds
 def test_an_unpacking_process_that_hangs_is_given_up(tmp_path: Path, objects: int) -> None:
-    os.mkfifo(tmp_path / "pack")  # opening it waits for somebody who writes to it
+    (tmp_path / "pack").write_bytes(b"x")
     span = PackSpan(str(tmp_path / "pack"), 0, 1)
     wanted = [(0, 1, bytes(32), f"{n:064}", 0o644) for n in range(objects)]
     helpers = Unpackers(stall_seconds=0.5)
 
-    def ask(cancelled: threading.Event) -> None:
+    def ask_one_that_hangs(cancelled: threading.Event) -> None:
+        helpers.unpack(span, tmp_path, owner=USER, objects=[], cancelled=NEVER)
+        (idle,) = helpers._idle
+        os.kill(idle.pid, signal.SIGSTOP)
         helpers.unpack(span, tmp_path, owner=USER, objects=wanted, cancelled=cancelled)
 
     with pytest.raises(UnpackerError, match="silent"):
-        ask(NEVER)
+        ask_one_that_hangs(NEVER)
     cancelled = threading.Event()
     cancelled.set()
     with pytest.raises(CancelledWorkError):
-        ask(cancelled)
+        ask_one_that_hangs(cancelled)
     assert _helpers() == []
-    helpers.close()
-
-
-def test_an_unpacking_process_that_does_not_even_listen_is_given_up(tmp_path: Path) -> None:
-    (tmp_path / "pack").write_bytes(b"x")
-    span = PackSpan(str(tmp_path / "pack"), 0, 1)
-    wanted = [(0, 1, bytes(32), f"{n:064}", 0o644) for n in range(5_000)]
-    helpers = Unpackers(stall_seconds=0.5)
-    helpers.unpack(span, tmp_path, owner=USER, objects=[], cancelled=NEVER)
-    (idle,) = helpers._idle
-    os.kill(idle.pid, signal.SIGSTOP)
-    with pytest.raises(UnpackerError, match="silent"):
-        helpers.unpack(span, tmp_path, owner=USER, objects=wanted, cancelled=NEVER)
-    assert helpers.unpack(span, tmp_path, owner=USER, objects=wanted, cancelled=NEVER) == [0] * 5000
+    assert helpers.unpack(span, tmp_path, owner=USER, objects=wanted, cancelled=NEVER) == (
+        [0] * objects
+    )
     helpers.close()
 
 
